@@ -1,0 +1,116 @@
+# Every target makes what it needs, the virtual environment included.
+# Knobs: PYTHON=/path/to/python3  VENV=.venv  PYTEST="-k name"
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+# Resolved only by the rule that needs it, so that `make help` works anywhere.
+PYTHON ?= $(shell tools/find-python)
+PYTEST ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q install
+C_FILES := $(wildcard csrc/*.c csrc/*.h)
+# Sanitizer runtimes do not survive leak checks inside an interpreter.
+ASAN_ENV = ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
+ASAN_LIB := build/asan/lib
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- environment and build ---------------------------------------------------
+
+$(BIN)/.base: tools/find-python
+	@test -n "$(PYTHON)"
+	@command -v gcc >/dev/null || command -v cc >/dev/null || command -v clang >/dev/null || \
+	    { echo "No C compiler. On Debian or Ubuntu: apt-get install gcc libc6-dev"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) 'setuptools>=77' 'cffi>=1.16'
+	@touch $@
+
+$(BIN)/.installed: $(BIN)/.base pyproject.toml
+	$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(BIN)/.built: $(BIN)/.installed setup.py csrc/sources.py csrc/ffi_build.py $(C_FILES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+# One rule for the extras: .venv/bin/.extra-test installs what [test] lists.
+$(BIN)/.extra-%: $(BIN)/.installed pyproject.toml
+	$(PIP) --no-build-isolation -e '.[$*]'
+	@touch $@
+
+.PHONY: venv build
+venv: $(BIN)/.base ## make the virtual environment
+build: $(BIN)/.built ## compile evalbox._core and the launcher in place
+
+# ---- use ---------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(BIN)/.built $(BIN)/.extra-cli $(BIN)/.extra-data ## grade a real data set in real sandboxes
+	$(BIN)/python tools/demo.py
+
+# ---- tests -------------------------------------------------------------------
+
+TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli
+
+.PHONY: test test-long test-all test-c test-asan docs-test
+test: $(TEST_READY) ## the suite in at most 8 minutes
+	$(BIN)/pytest -m "not long" $(PYTEST)
+
+test-long: $(TEST_READY) ## only the long suites: stress, fuzz, 10 000 runs
+	$(BIN)/pytest -m long --timeout 3600 $(PYTEST)
+
+test-all: $(TEST_READY) ## everything
+	$(BIN)/pytest --timeout 3600 $(PYTEST)
+
+docs-test: $(TEST_READY) ## run the code blocks of README and docs
+	$(BIN)/pytest tests/test_docs.py $(PYTEST)
+
+test-c: $(BIN)/.base ## the C tests (tests/c), with sanitizers
+	BUILD=build/c EVALBOX_SANITIZE=1 tools/test-c $(BIN)/python
+
+test-asan: $(TEST_READY) test-c ## the C tests and the core paths on a sanitized build
+	EVALBOX_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/asan --build-lib $(ASAN_LIB)
+	$(ASAN_ENV) PYTHONPATH=$(ASAN_LIB) LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	    $(BIN)/pytest -m core -p no:cacheprovider $(PYTEST)
+
+# ---- quality -----------------------------------------------------------------
+
+LINT_READY := $(BIN)/.built $(BIN)/.extra-lint $(BIN)/.extra-test $(BIN)/.extra-cli
+
+.PHONY: lint lint-python lint-c check-child format
+lint: lint-python lint-c check-child ## every static check
+
+lint-python: $(LINT_READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lint-c: $(LINT_READY)
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES) $(wildcard bench/*.c tests/c/*.c)
+	tools/lint-c $(BIN)/python gcc clang
+
+check-child: $(BIN)/.base ## what the code between clone and exec may call
+	tools/check-child $(BIN)/python
+
+format: $(LINT_READY) ## rewrite Python and C in the project's layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES) $(wildcard bench/*.c tests/c/*.c)
+
+# ---- measurements ------------------------------------------------------------
+
+.PHONY: bench
+bench: $(BIN)/.built $(BIN)/.extra-test ## cost of a run against the C floor (BENCH="--quick")
+	$(BIN)/python bench/run.py $(BENCH)
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info evalbox/_launcher evalbox/*.so evalbox/_core.c
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
