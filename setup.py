@@ -44,6 +44,10 @@ def compiler() -> list[str]:
     return [found]
 
 
+def succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def link_style(cc: list[str]) -> list[str]:
     """The first style with which this compiler makes a program that runs."""
     # AddressSanitizer has no static runtime.
@@ -54,9 +58,8 @@ def link_style(cc: list[str]) -> list[str]:
         program = str(Path(folder, "probe"))
         for style in styles:
             command = [*cc, *style, *sources.link_flags(), str(source), "-o", program]
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-                if subprocess.run([program], check=False).returncode == 0:
-                    return list(style)
+            if succeeds(command) and succeeds([program]):
+                return list(style)
     raise SystemExit(f"{shlex.join(cc)} cannot link a program: apt-get install libc6-dev")
 
 
