@@ -15,10 +15,23 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 # evalbox._core: what Python calls inside the host process.
-CORE = ["filter.c", "landlock.c"]
+CORE = ["filter.c", "landlock.c", "protocol.c", "start.c", "tree.c"]
 
 # evalbox/_launcher: the program that confines itself and starts the runs.
-LAUNCHER: list[str] = []
+LAUNCHER = [
+    "launcher.c",
+    "init.c",
+    "run.c",
+    "relay.c",
+    "capture.c",
+    "spawn.c",
+    "child.c",
+    "protocol.c",
+    "watch.c",
+    "disk.c",
+    "tree.c",
+    "landlock.c",
+]
 
 # Linked into the child between clone and exec; its undefined symbols must all
 # stand in child.symbols.

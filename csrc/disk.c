@@ -1,0 +1,146 @@
+/* disk.c - how much a directory tree holds.
+ *
+ * A watch, not a wall: files that are unlinked but still open are not seen.
+ * It runs beside the program that changes the tree, so it climbs back through
+ * ".." only after checking that it is the directory it came from, and gives
+ * up (with what it counted so far) when the tree was moved meanwhile. */
+#include "runtime.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* An inode costs the kernel about 1 KiB on tmpfs, whatever its file holds. */
+enum { ENTRY_BYTES = 1024, MAX_DEPTH = 1024 };
+enum { DIRECTORY_FLAGS = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
+
+struct level {
+    dev_t dev;
+    ino_t ino;
+    off_t next; /* directory offset to go on from */
+};
+
+struct walk {
+    int fd;
+    int depth;
+    uint64_t bytes;
+    uint64_t stop_at;
+    struct level levels[MAX_DEPTH];
+};
+
+/* Opens a subdirectory to look into it.  One without rights gets them for a
+ * moment, or a program could hide what it stores there. */
+static int
+open_directory(int dirfd, const char *name)
+{
+    struct stat st;
+    int fd = openat(dirfd, name, DIRECTORY_FLAGS);
+    if (fd >= 0 || errno != EACCES)
+        return fd;
+    if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode))
+        return -1;
+    if (fchmodat(dirfd, name, 0700, 0) < 0)
+        return -1;
+    fd = openat(dirfd, name, DIRECTORY_FLAGS);
+    if (fd >= 0)
+        (void)fchmod(fd, st.st_mode & 07777);
+    return fd;
+}
+
+static bool
+go_to(struct walk *walk, int fd)
+{
+    struct stat st;
+    if (fd < 0)
+        return false;
+    if (fstat(fd, &st) < 0) {
+        close(fd);
+        return false;
+    }
+    close(walk->fd);
+    walk->fd = fd;
+    walk->levels[walk->depth].dev = st.st_dev;
+    walk->levels[walk->depth].ino = st.st_ino;
+    return true;
+}
+
+static bool
+descend(struct walk *walk, const char *name, off_t next)
+{
+    if (walk->depth + 1 == MAX_DEPTH)
+        return false;
+    walk->levels[walk->depth++].next = next;
+    walk->levels[walk->depth].next = 0;
+    if (go_to(walk, open_directory(walk->fd, name)))
+        return true;
+    walk->depth--;
+    return false;
+}
+
+static bool
+climb(struct walk *walk)
+{
+    struct level expected = walk->levels[walk->depth - 1];
+    walk->depth--;
+    if (!go_to(walk, openat(walk->fd, "..", DIRECTORY_FLAGS)))
+        return false;
+    const struct level *found = &walk->levels[walk->depth];
+    if (found->dev != expected.dev || found->ino != expected.ino)
+        return false;
+    return lseek(walk->fd, expected.next, SEEK_SET) >= 0;
+}
+
+static void
+count(struct walk *walk, const struct stat *st)
+{
+    uint64_t blocks = (uint64_t)st->st_blocks * 512;
+    walk->bytes += ENTRY_BYTES + (st->st_nlink > 1 && !S_ISDIR(st->st_mode)
+                                      ? blocks / (uint64_t)st->st_nlink
+                                      : blocks);
+}
+
+/* Counts entries of the current directory; true when it went a level down. */
+static bool
+scan_until_subdirectory(struct walk *walk)
+{
+    _Alignas(struct dirent64) char buffer[4096];
+    ssize_t size;
+    while ((size = getdents64(walk->fd, buffer, sizeof buffer)) > 0) {
+        for (ssize_t at = 0; at < size;) {
+            const void *here = buffer + at;
+            const struct dirent64 *entry = here;
+            struct stat st;
+            at += entry->d_reclen;
+            if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+                continue;
+            if (fstatat(walk->fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                continue;
+            count(walk, &st);
+            if (walk->bytes > walk->stop_at)
+                return false;
+            if (S_ISDIR(st.st_mode) && descend(walk, entry->d_name, entry->d_off))
+                return true;
+        }
+    }
+    return false;
+}
+
+uint64_t
+eb_disk_usage(int dirfd, uint64_t stop_at)
+{
+    static struct walk walk; /* 24 KiB; init runs one walk at a time */
+    walk = (struct walk){.fd = -1, .stop_at = stop_at};
+    if (!go_to(&walk, openat(dirfd, ".", DIRECTORY_FLAGS)))
+        return 0;
+    for (;;) {
+        if (scan_until_subdirectory(&walk))
+            continue;
+        if (walk.bytes > stop_at || walk.depth == 0 || !climb(&walk))
+            break;
+    }
+    close(walk.fd);
+    return walk.bytes;
+}

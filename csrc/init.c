@@ -1,0 +1,209 @@
+/* init.c - the supervisor of one run at a time.
+ *
+ * An init is forked by the launcher, confined like it, and serves one run
+ * after the other over its own socket to the host.  It is a child subreaper
+ * inside a Landlock domain of its own (D1, signals scoped); the program runs
+ * in a nested domain (D2).  So init can signal its whole tree with one
+ * kill(-1), nobody in the tree can signal init, and when wait() says ECHILD
+ * not a single process of the run is left: that is what makes it fit to serve
+ * the next one.
+ *
+ * Signals are blocked except inside ppoll(): SIGCHLD only interrupts it,
+ * SIGTERM asks for an orderly end (status and accounts are not lost, as they
+ * would be with SIGKILL). */
+#include "kernel.h"
+#include "runtime.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+volatile sig_atomic_t eb_init_terminated;
+
+static void
+on_sigchld(int signal)
+{
+    (void)signal;
+}
+
+static void
+on_sigterm(int signal)
+{
+    (void)signal;
+    eb_init_terminated = 1;
+}
+
+void
+eb_init_follow_launcher(const struct eb_init *init)
+{
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != init->launcher)
+        eb_init_terminated = 1;
+}
+
+static void
+set_signals(void)
+{
+    struct sigaction child = {.sa_handler = on_sigchld};
+    struct sigaction term = {.sa_handler = on_sigterm};
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGTERM);
+    sigprocmask(SIG_SETMASK, &set, NULL);
+    sigaction(SIGCHLD, &child, NULL);
+    sigaction(SIGTERM, &term, NULL);
+}
+
+/* Enters D1.  kill(-1) is only ever used after the proof that the scope holds:
+ * the launcher, of the same uid or ours to signal as root, must be out of reach. */
+static void
+enter_scope(struct eb_init *init)
+{
+    struct eb_ruleset_spec spec = {.scoped = eb_landlock_scopes(init->runtime->abi)};
+    unsigned flags = init->runtime->abi >= 7 ? EB_LANDLOCK_QUIET : 0;
+    if (!init->runtime->scoped)
+        return;
+    int fd = eb_ruleset_create(&spec);
+    if (fd < 0)
+        return;
+    if (syscall(SYS_landlock_restrict_self, fd, flags) == 0)
+        init->scoped = kill(init->launcher, 0) < 0 && errno == EPERM;
+    close(fd);
+}
+
+static void
+prepare(struct eb_init *init)
+{
+    static const char *const names[] = {"box", "home", "tmp"};
+    set_signals();
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    init->proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (int i = 0; i < 3; i++)
+        init->places[i] = openat(init->workspace, names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    init->status = mmap(NULL, sizeof *init->status, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    init->ruleset_fd = -1;
+    enter_scope(init);
+    eb_init_follow_launcher(init);
+    if (init->status == MAP_FAILED || init->places[0] < 0 || init->proc < 0)
+        _exit(1);
+}
+
+/* Waits for an order; false when there will be none. */
+static bool
+wait_for_order(const struct eb_init *init)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    for (;;) {
+        struct pollfd fd = {.fd = init->sock, .events = POLLIN};
+        if (eb_init_terminated)
+            return false;
+        if (ppoll(&fd, 1, NULL, &none) < 0)
+            continue;
+        if (fd.revents & POLLIN)
+            return true;
+        if (fd.revents)
+            return false;
+    }
+}
+
+static struct eb_job_fds
+sort_descriptors(uint32_t bits, const struct eb_packet *packet)
+{
+    int slots[EB_JOB_FDS];
+    int used = 0;
+    for (int i = 0; i < EB_JOB_FDS; i++)
+        slots[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
+    return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3]};
+}
+
+static void
+close_descriptors(const struct eb_packet *packet)
+{
+    for (int i = 0; i < packet->n_fds; i++)
+        close(packet->fds[i]);
+}
+
+/* Keeps a new ruleset for this and the next runs. */
+static void
+keep_ruleset(struct eb_init *init, const struct eb_job *job, struct eb_job_fds *fds)
+{
+    if (fds->ruleset < 0)
+        return;
+    if (init->ruleset_fd >= 0)
+        close(init->ruleset_fd);
+    init->ruleset_fd = fds->ruleset;
+    init->ruleset_id = job->ruleset_id;
+}
+
+static void
+refuse(const struct eb_init *init, uint64_t run_id, int error)
+{
+    struct eb_report report = {.type = EB_REPORT_ENDED,
+                               .cause = EB_CAUSE_SETUP,
+                               .run_id = run_id,
+                               .stage = EB_STAGE_JOB,
+                               .error = error,
+                               .denied_nr = -1};
+    struct iovec part = {.iov_base = &report, .iov_len = sizeof report};
+    eb_packet_send(init->sock, &part, 1, NULL, 0, 0);
+}
+
+static void
+serve_job(struct eb_init *init, struct eb_packet *packet)
+{
+    struct eb_job_view view;
+    struct eb_job job;
+    memcpy(&job, packet->data, sizeof job);
+    struct eb_job_fds fds = sort_descriptors(job.fds, packet);
+    char *payload = (char *)packet->data + sizeof job;
+    size_t size = packet->size - sizeof job;
+    void *mapped = MAP_FAILED;
+    if (fds.payload >= 0) {
+        off_t end = lseek(fds.payload, 0, SEEK_END);
+        size = end < 0 ? 0 : (size_t)end;
+        mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fds.payload, 0);
+        payload = mapped;
+    }
+    int error = fds.payload >= 0 && mapped == MAP_FAILED
+                    ? -ENOMEM
+                    : eb_job_decode(&job, sizeof job, payload, size, &view);
+    keep_ruleset(init, &job, &fds);
+    if (error == 0 && job.ruleset_id != init->ruleset_id)
+        error = -ESTALE;
+    if (error < 0)
+        refuse(init, job.run_id, -error);
+    else
+        eb_run_serve(init, &view, &fds);
+    if (mapped != MAP_FAILED)
+        munmap(mapped, size);
+    if (fds.ruleset >= 0)
+        packet->fds[0] = -1;
+}
+
+_Noreturn void
+eb_init_main(struct eb_init *init)
+{
+    static _Alignas(16) unsigned char buffer[EB_MESSAGE_MAX];
+    prepare(init);
+    while (wait_for_order(init)) {
+        struct eb_packet packet = {.data = buffer};
+        ssize_t got = eb_packet_receive(init->sock, &packet, sizeof buffer, 0);
+        if (got == 0)
+            break;
+        uint32_t type = 0;
+        if (got >= (ssize_t)sizeof(struct eb_job))
+            memcpy(&type, buffer, sizeof type);
+        if (type == EB_ORDER_RUN)
+            serve_job(init, &packet);
+        close_descriptors(&packet);
+    }
+    _exit(0);
+}

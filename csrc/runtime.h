@@ -1,0 +1,238 @@
+/* runtime.h - what the files of the launcher program share.
+ *
+ *   launcher.c  confines itself, keeps inits, reaps, cleans up
+ *   init.c      persistent supervisor of one run at a time: relay, limits, report
+ *   child.c     between clone and execve: a fixed list of system calls
+ *   protocol.c  messages: encode, decode, descriptors
+ *   watch.c     memory and CPU time of a process tree, from /proc
+ *   disk.c      bytes used by a directory tree
+ *   tree.c      directories removed through descriptors */
+#ifndef EB_RUNTIME_H
+#define EB_RUNTIME_H
+
+#include "evalbox.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#define EB_KEEP_ID 0xffffffffU /* uid of a job: stay who you are */
+#define EB_ARGS_MAX 65536      /* argc + envc */
+
+struct eb_filter {
+    const struct eb_insn *insns;
+    uint16_t n_insns;
+};
+
+/* What the launcher was told once and every init inherits. */
+struct eb_runtime {
+    struct eb_filter child_filter;
+    bool listen;  /* the child filter has a listener, handed to init */
+    bool scoped;  /* Landlock can confine signals (ABI 6) */
+    int abi;
+    int parentfd; /* holds the root directory */
+    int rootfd;
+    char root_name[EB_NAME_MAX];
+};
+
+/* ---- protocol.c ---- */
+
+/* A decoded job: pointers into the message, nothing copied. */
+struct eb_job_view {
+    struct eb_job job;
+    const char *executable;
+    const char *cwd;
+    char *first_string; /* argv[0]; argc + envc strings follow each other */
+    const unsigned char *input;
+};
+
+struct eb_packet {
+    void *data;
+    size_t size;
+    int fds[EB_JOB_FDS];
+    int n_fds;
+};
+
+/* Validates `size` bytes; -EBADMSG when they are no job. */
+int eb_job_decode(const void *header, size_t header_size, void *payload, size_t payload_size,
+                  struct eb_job_view *view);
+/* Fills argv and envp (NULL-terminated, argc + 1 and envc + 1 long). */
+void eb_job_strings(const struct eb_job_view *view, char **argv, char **envp);
+/* Receives one message; 0 at end of file, -EBADMSG when truncated. */
+ssize_t eb_packet_receive(int sock, struct eb_packet *packet, size_t capacity, int flags);
+/* Sends `parts` and descriptors as one message. */
+int eb_packet_send(int sock, const struct iovec *parts, int n_parts, const int *fds, int n_fds,
+                   int flags);
+
+/* ---- child.c ---- */
+
+struct eb_rlimit {
+    int resource;
+    struct rlimit value;
+};
+#define EB_CHILD_RLIMITS 4
+
+/* Where the child says how far it came; lies in memory shared with init. */
+struct eb_child_status {
+    volatile uint32_t stage;
+    volatile int32_t error;
+};
+
+/* Everything the child uses, made before clone. */
+struct eb_child {
+    struct eb_child_status *status;
+    const char *executable;
+    char **argv;
+    char **envp;
+    int stdio[3];
+    int cwd_fd;
+    int ruleset_fd;
+    int gate_fd;     /* -1, or an eventfd to wait for */
+    int notice_fd;   /* -1, or close-on-exec: its end of file tells of execve */
+    int listener_fd; /* -1, or the socket that takes the seccomp listener */
+    uint32_t landlock_flags;
+    uint32_t uid;
+    uint32_t gid;
+    pid_t parent;
+    struct eb_rlimit rlimits[EB_CHILD_RLIMITS];
+    struct eb_rlimit open_files;
+    struct eb_filter filter;
+    bool listen;
+};
+
+/* Entry point for clone(); never returns. */
+int eb_child_main(void *child);
+
+/* ---- init.c ---- */
+
+struct eb_init {
+    const struct eb_runtime *runtime;
+    int sock;          /* orders in, reports out */
+    int workspace;     /* directory with box, home and tmp */
+    uint32_t uid;      /* owner of the workspace, or EB_KEEP_ID */
+    pid_t launcher;
+    int places[3];     /* box, home, tmp */
+    int proc;
+    bool scoped;       /* proved: kill(-1) reaches our own tree only */
+    uint64_t ruleset_id;
+    int ruleset_fd;    /* the last one, kept for the next run */
+    struct eb_child_status *status;
+};
+_Noreturn void eb_init_main(struct eb_init *init);
+/* Set by SIGTERM: end the run, then init itself. */
+extern volatile sig_atomic_t eb_init_terminated;
+/* Dies with the launcher; to be repeated after every change of identity. */
+void eb_init_follow_launcher(const struct eb_init *init);
+
+/* ---- run.c ---- */
+
+struct eb_job_fds {
+    int ruleset; /* each -1 when absent */
+    int input;
+    int gate;
+    int payload;
+};
+/* One run from job to final report. */
+void eb_run_serve(struct eb_init *init, const struct eb_job_view *view,
+                  const struct eb_job_fds *fds);
+
+/* ---- spawn.c: a job made into a child ---- */
+
+struct eb_pipes {
+    int out;     /* our ends, non-blocking */
+    int err;
+    int in;      /* -1: nothing (more) to feed */
+    int notice;   /* -1, or end of file at execve of a held child */
+    int channel;  /* -1, or where a held child will send its listener */
+    int listener; /* -1, or the seccomp listener */
+};
+
+struct eb_spawn {
+    const struct eb_runtime *runtime;
+    const struct eb_job_view *view;
+    int ruleset_fd;
+    int stdin_fd; /* -1, or the host's pipe */
+    int gate_fd;
+    int box_fd;
+    size_t fed; /* bytes of view->input already in the pipe */
+    struct eb_pipes pipes;
+    struct eb_child_status *status;
+};
+
+/* Starts the child; returns its pid.  On failure status says where. */
+pid_t eb_spawn(struct eb_spawn *spawn);
+/* The listener that a child sent before its execve, or -1. */
+int eb_spawn_listener(int channel);
+
+/* ---- capture.c: the output of a run, whether or not the host reads ---- */
+
+struct eb_stream {
+    unsigned char head[EB_INLINE_OUTPUT];
+    uint64_t stored; /* bytes held in head or file */
+    uint64_t sent;   /* of those, already sent as STDOUT / STDERR reports */
+    uint64_t total;  /* bytes kept since the start of the run */
+    int file;        /* -1, or a memfd with everything stored */
+};
+
+void eb_stream_reset(struct eb_stream *stream);
+int eb_stream_append(struct eb_stream *stream, const unsigned char *data, size_t size);
+/* Copies stored bytes from `sent` on; returns their number. */
+ssize_t eb_stream_peek(const struct eb_stream *stream, unsigned char *out, size_t capacity);
+void eb_stream_advance(struct eb_stream *stream, size_t size);
+/* A memfd with everything stored. */
+int eb_stream_file(struct eb_stream *stream);
+
+/* ---- relay.c: pipes of the program <-> streams and the host ---- */
+
+struct eb_relay {
+    int sock;
+    uint64_t run_id;
+    uint64_t limit;  /* of both streams together */
+    bool stream;     /* send output as it comes */
+    bool excess;     /* the program wrote more than the limit */
+    bool blocked;    /* the host does not read: wait until it does */
+    int error;
+    struct eb_pipes *pipes;
+    const unsigned char *input;
+    uint64_t input_size;
+    uint64_t fed;
+    struct eb_stream *out;
+    struct eb_stream *err;
+};
+
+/* Takes what the program wrote; `until_end`: all of it (when it is dead). */
+void eb_relay_read(struct eb_relay *relay, bool until_end);
+/* Gives the program more of its input; closes the pipe after the last byte. */
+void eb_relay_feed(struct eb_relay *relay);
+/* Sends what is stored, if streaming; flags MSG_DONTWAIT or 0. */
+void eb_relay_flush(struct eb_relay *relay, int flags);
+
+/* ---- watch.c ---- */
+
+/* CPU time and memory of a process tree.  `lost` keeps the CPU time of
+ * children that nobody waited for (SIGCHLD ignored): it vanishes from /proc
+ * without ever reaching a parent. */
+struct eb_watch {
+    int proc; /* descriptor of /proc */
+    uint64_t cpu_seen;
+    uint64_t lost;
+    uint32_t processes_peak;
+};
+struct eb_sample {
+    uint64_t cpu_time; /* of live processes and what they waited for, ns */
+    uint64_t resident; /* sum of resident sets, bytes; counts shared pages often */
+    uint32_t processes;
+};
+int eb_watch_sample(struct eb_watch *watch, struct eb_sample *sample);
+/* Proportional anonymous and shared memory of the tree, each page once. */
+uint64_t eb_watch_memory(struct eb_watch *watch, uint32_t uid);
+/* The children of this process, zombies included. */
+size_t eb_watch_children(int proc, pid_t *pids, size_t capacity);
+
+/* ---- disk.c ---- */
+
+/* Bytes held by the directory tree, at least 1 KiB for each entry. */
+uint64_t eb_disk_usage(int dirfd, uint64_t stop_at);
+
+#endif

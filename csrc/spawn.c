@@ -1,0 +1,222 @@
+/* spawn.c - a decoded job made into a running child.
+ *
+ * Everything the child will use is prepared here, in init; from clone to
+ * execve only child.c runs.  An ordinary child borrows init's memory until
+ * execve (CLONE_VM | CLONE_VFORK: no page table is copied, and init goes on
+ * exactly when execve is done).  A held child is forked instead, because init
+ * has to go on while it waits at its gate. */
+#include "kernel.h"
+#include "runtime.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { CHILD_STACK = 65536 };
+
+static _Alignas(64) unsigned char child_stack[CHILD_STACK];
+
+struct ends {
+    int stdio[3]; /* what the child gets as 0, 1, 2 */
+    int notice;
+    int channel;  /* the child's end for the listener */
+    int channel_ours;
+};
+
+static void
+close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Opening /dev/stdout again checks the owner of the pipe. */
+static int
+make_pipe(int *ours, int *theirs, bool to_program, uint32_t uid)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -errno;
+    *ours = ends[to_program ? 1 : 0];
+    *theirs = ends[to_program ? 0 : 1];
+    if (uid != EB_KEEP_ID && fchown(*theirs, uid, uid) < 0)
+        return -errno;
+    return fcntl(*ours, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+static int
+make_stdin(struct eb_spawn *spawn, struct ends *ends)
+{
+    const struct eb_job *job = &spawn->view->job;
+    if (spawn->stdin_fd >= 0) {
+        ends->stdio[0] = spawn->stdin_fd;
+        return 0;
+    }
+    if (job->stdin_size == 0) {
+        ends->stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        return ends->stdio[0] < 0 ? -errno : 0;
+    }
+    int error = make_pipe(&spawn->pipes.in, &ends->stdio[0], true, job->uid);
+    if (error < 0)
+        return error;
+    /* Most input fits into the pipe: then there is nothing left to feed. */
+    ssize_t n = write(spawn->pipes.in, spawn->view->input, (size_t)job->stdin_size);
+    spawn->fed = n < 0 ? 0 : (size_t)n;
+    if (spawn->fed == job->stdin_size)
+        close_fd(&spawn->pipes.in);
+    return 0;
+}
+
+static int
+make_pipes(struct eb_spawn *spawn, struct ends *ends)
+{
+    uint32_t uid = spawn->view->job.uid;
+    int pair[2];
+    int error = make_stdin(spawn, ends);
+    if (error == 0)
+        error = make_pipe(&spawn->pipes.out, &ends->stdio[1], false, uid);
+    if (error == 0)
+        error = make_pipe(&spawn->pipes.err, &ends->stdio[2], false, uid);
+    if (error == 0 && spawn->gate_fd >= 0)
+        error = make_pipe(&spawn->pipes.notice, &ends->notice, false, EB_KEEP_ID);
+    if (error < 0 || !spawn->runtime->listen)
+        return error;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return -errno;
+    ends->channel_ours = pair[0];
+    ends->channel = pair[1];
+    return 0;
+}
+
+static rlim_t
+as_rlim(uint64_t value)
+{
+    return value == EB_UNLIMITED ? RLIM_INFINITY : (rlim_t)value;
+}
+
+/* Never above the hard limit: raising it needs CAP_SYS_RESOURCE. */
+static struct eb_rlimit
+lowered(int resource, uint64_t value)
+{
+    struct rlimit now = {RLIM_INFINITY, RLIM_INFINITY};
+    rlim_t wanted = as_rlim(value);
+    getrlimit((__rlimit_resource_t)resource, &now);
+    if (wanted > now.rlim_max)
+        wanted = now.rlim_max;
+    return (struct eb_rlimit){.resource = resource, .value = {wanted, wanted}};
+}
+
+static void
+set_limits(struct eb_child *child, const struct eb_limits *limits)
+{
+    child->rlimits[0] = lowered(RLIMIT_DATA, limits->data);
+    child->rlimits[1] = lowered(RLIMIT_FSIZE, limits->file_size);
+    child->rlimits[2] = lowered(RLIMIT_NPROC, limits->processes);
+    child->rlimits[3] = lowered(RLIMIT_STACK, limits->stack);
+    child->open_files = lowered(RLIMIT_NOFILE, limits->open_files);
+}
+
+static pid_t
+start_child(const struct eb_spawn *spawn, struct eb_child *child)
+{
+    pid_t pid;
+    if (spawn->gate_fd >= 0) {
+        pid = fork();
+        if (pid == 0)
+            eb_child_main(child);
+    } else {
+        pid = clone(eb_child_main, child_stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD,
+                    child);
+    }
+    if (pid < 0) {
+        spawn->status->stage = EB_STAGE_CLONE;
+        spawn->status->error = errno;
+    }
+    return pid;
+}
+
+int
+eb_spawn_listener(int channel)
+{
+    char byte;
+    struct eb_packet packet = {.data = &byte};
+    ssize_t got = eb_packet_receive(channel, &packet, sizeof byte, MSG_DONTWAIT);
+    return got == 1 && packet.n_fds == 1 ? packet.fds[0] : -1;
+}
+
+static pid_t
+run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
+{
+    const struct eb_job_view *view = spawn->view;
+    const struct eb_job *job = &view->job;
+    char **strings = calloc((size_t)job->argc + job->envc + 2, sizeof *strings);
+    struct eb_child child = {
+        .status = spawn->status,
+        .executable = view->executable,
+        .argv = strings,
+        .envp = strings + job->argc + 1,
+        .stdio = {ends->stdio[0], ends->stdio[1], ends->stdio[2]},
+        .cwd_fd = cwd_fd,
+        .ruleset_fd = spawn->ruleset_fd,
+        .gate_fd = spawn->gate_fd,
+        .notice_fd = ends->notice,
+        .listener_fd = ends->channel,
+        .landlock_flags = spawn->runtime->abi >= 7 ? EB_LANDLOCK_QUIET : 0,
+        .uid = job->uid,
+        .gid = job->uid,
+        .parent = getpid(),
+        .filter = spawn->runtime->child_filter,
+        .listen = spawn->runtime->listen,
+    };
+    if (!strings) {
+        spawn->status->stage = EB_STAGE_JOB;
+        spawn->status->error = ENOMEM;
+        return -1;
+    }
+    eb_job_strings(view, child.argv, child.envp);
+    set_limits(&child, &job->limits);
+    pid_t pid = start_child(spawn, &child);
+    free(strings);
+    return pid;
+}
+
+static void
+close_ends(struct eb_spawn *spawn, struct ends *ends)
+{
+    for (int i = 0; i < 3; i++)
+        if (ends->stdio[i] != spawn->stdin_fd)
+            close_fd(&ends->stdio[i]);
+    close_fd(&ends->notice);
+    close_fd(&ends->channel);
+}
+
+pid_t
+eb_spawn(struct eb_spawn *spawn)
+{
+    struct ends ends = {{-1, -1, -1}, -1, -1, -1};
+    spawn->pipes = (struct eb_pipes){-1, -1, -1, -1, -1, -1};
+    spawn->status->stage = EB_STAGE_NONE;
+    spawn->status->error = 0;
+    pid_t pid = -1;
+    int cwd = openat(spawn->box_fd, spawn->view->cwd, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int error = cwd < 0 ? -errno : make_pipes(spawn, &ends);
+    if (error < 0) {
+        spawn->status->stage = cwd < 0 ? EB_STAGE_CHDIR : EB_STAGE_PIPES;
+        spawn->status->error = -error;
+    } else {
+        pid = run_child(spawn, &ends, cwd);
+    }
+    close_fd(&cwd);
+    close_ends(spawn, &ends);
+    spawn->pipes.channel = ends.channel_ours;
+    if (ends.channel_ours >= 0 && spawn->gate_fd < 0) {
+        spawn->pipes.listener = eb_spawn_listener(ends.channel_ours);
+        close_fd(&spawn->pipes.channel);
+    }
+    return pid;
+}
