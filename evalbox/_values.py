@@ -1,0 +1,279 @@
+"""Checks and JSON forms that the public values share.
+
+A check takes what the caller gave and the name it has for the caller, and
+returns what is stored; what it refuses is a PlanError that says what to write
+instead. Nothing here does I/O: whether a path exists is asked later, so that a
+plan for another machine can be described on this one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import math
+import numbers
+import operator
+import os
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from evalbox.errors import PlanError
+
+V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+
+StrPath = str | os.PathLike[str]
+Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+# JSON arrives untyped; the constructors that it is handed to check every value.
+JsonObject = Mapping[str, Any]
+
+NAME_MAX = 255  # bytes of one component, include/uapi/linux/limits.h
+PATH_MAX = 4096  # bytes of a path with its final NUL, the same file
+# Nanoseconds and bytes both travel as signed 64-bit integers.
+MAX_INT = 2**63 - 1
+MAX_SECONDS = MAX_INT // 10**9
+
+
+class FrozenMap(Mapping[str, V_co], Generic[V_co]):
+    """A mapping that cannot be changed, can be hashed and can be pickled.
+
+    types.MappingProxyType can be neither hashed (before 3.12) nor pickled.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, V_co]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> V_co:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def __reduce__(self) -> tuple[type[FrozenMap[V_co]], tuple[dict[str, V_co]]]:
+        return type(self), (self._items,)
+
+
+def store(value: object, **fields: object) -> None:
+    """Sets fields of a frozen dataclass while it is being made."""
+    for name, content in fields.items():
+        object.__setattr__(value, name, content)
+
+
+# ---- messages ----------------------------------------------------------------
+
+
+def shown(value: object) -> str:
+    """A repr of bounded length."""
+    return reprlib.repr(value)
+
+
+def kind(value: object) -> str:
+    return type(value).__name__
+
+
+def unknown(what: str, name: object, known: Collection[str]) -> PlanError:
+    """The error for a name that is not in `known`, with the nearest that are."""
+    close = difflib.get_close_matches(str(name)[:64], known, n=3)
+    if close:
+        hint = f"; did you mean {' or '.join(map(repr, close))}?"
+    elif len(known) <= 24:
+        hint = f"; known are {', '.join(sorted(known))}"
+    else:
+        hint = ""
+    return PlanError(f"unknown {what} {shown(name)}{hint}")
+
+
+# ---- scalars -----------------------------------------------------------------
+
+
+def boolean(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise PlanError(f"{what} must be True or False, not {shown(value)}")
+    return value
+
+
+def choice(value: object, what: str, known: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise unknown(what, value, known)
+    return value
+
+
+def instance(value: object, what: str, wanted: type[V]) -> V:
+    if not isinstance(value, wanted):
+        raise PlanError(f"{what} must be a {wanted.__name__}, not {shown(value)}")
+    return value
+
+
+def _number(value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise PlanError(f"{what} must be a number, not {shown(value)}")
+    if not math.isfinite(value):
+        raise PlanError(f"{what} must be finite, not {value}; for no limit write None")
+    if value < 0:
+        raise PlanError(f"{what} must not be negative, not {shown(value)}")
+
+
+def seconds(value: object, what: str) -> float:
+    try:
+        _number(value, what)
+        result = float(value)  # type: ignore[arg-type]  # _number saw that it is a Real
+    except OverflowError:
+        result = math.inf
+    if result > MAX_SECONDS:
+        raise PlanError(f"{what} must be at most {MAX_SECONDS} seconds; for no limit write None")
+    return result
+
+
+def whole(value: object, what: str) -> int:
+    """A count or a number of bytes; 0.5 * GiB is one too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        result = operator.index(value)  # type: ignore[arg-type]  # its TypeError is the check
+    except TypeError:
+        _number(value, what)
+        raise PlanError(f"{what} must be a whole number, not {shown(value)}") from None
+    if isinstance(value, bool) or result < 0:
+        _number(value, what)
+    if result > MAX_INT:
+        raise PlanError(f"{what} must be below 2**63; for no limit write None")
+    return result
+
+
+def optional(check: Callable[[object, str], V]) -> Callable[[object, str], V | None]:
+    """The same check with None allowed."""
+    return lambda value, what: None if value is None else check(value, what)
+
+
+# ---- text and paths ----------------------------------------------------------
+
+
+def encoded(value: str, what: str) -> bytes:
+    """The bytes that the kernel will see."""
+    try:
+        return os.fsencode(value)
+    except UnicodeEncodeError:
+        raise PlanError(f"{what} cannot be encoded: {shown(value)}") from None
+
+
+def text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise PlanError(f"{what} must be a str, not {kind(value)}")
+    if "\0" in value:
+        raise PlanError(f"{what} contains a NUL byte: {shown(value)}")
+    encoded(value, what)
+    return value
+
+
+def argument(value: object, what: str) -> str | bytes:
+    """One string of an argument list: str, bytes or a path."""
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise PlanError(f"{what} must be str, bytes or a path, not {kind(value)}")
+    plain: str | bytes = os.fspath(value)
+    if isinstance(plain, str):
+        return text(plain, what)
+    if b"\0" in plain:
+        raise PlanError(f"{what} contains a NUL byte: {shown(plain)}")
+    return plain
+
+
+def _parts(value: object, what: str) -> tuple[str, list[str]]:
+    if not isinstance(value, str | os.PathLike):
+        raise PlanError(f"{what} must be a str or a path, not {kind(value)}")
+    path = text(os.fspath(value), what)
+    if not path:
+        raise PlanError(f"{what} is empty")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if any(len(encoded(part, what)) > NAME_MAX for part in parts):
+        raise PlanError(f"{what} has a component of more than {NAME_MAX} bytes: {shown(path)}")
+    if len(encoded(path, what)) >= PATH_MAX:
+        raise PlanError(f"{what} is longer than {PATH_MAX - 1} bytes")
+    return path, parts
+
+
+def absolute_path(value: object, what: str) -> str:
+    """Slashes are tidied; `..` stays, for only the kernel knows where it leads."""
+    path, parts = _parts(value, what)
+    if not path.startswith("/"):
+        raise PlanError(f"{what} must be an absolute path, not {shown(path)}")
+    return "/" + "/".join(parts)
+
+
+def relative_path(value: object, what: str) -> str:
+    """A path inside the workspace, tidied; the workspace itself is "."."""
+    path, parts = _parts(value, what)
+    if path.startswith("/"):
+        raise PlanError(f"{what} must be relative to the workspace, not absolute: {shown(path)}")
+    if ".." in parts:
+        raise PlanError(f"{what} must not leave the workspace through '..': {shown(path)}")
+    return "/".join(parts) or "."
+
+
+# ---- collections -------------------------------------------------------------
+
+
+def several(value: object, what: str) -> Iterable[object]:
+    """A collection; one string is the mistake that this catches."""
+    if isinstance(value, str | bytes | os.PathLike):
+        raise PlanError(f"{what} must be a list; write [{shown(value)}]")
+    if not isinstance(value, Iterable):
+        raise PlanError(f"{what} must be a list, not {shown(value)}")
+    return value
+
+
+def mapping(value: object, what: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise PlanError(f"{what} must be a mapping, not {shown(value)}")
+    return value
+
+
+# ---- JSON --------------------------------------------------------------------
+
+
+def json_fields(data: object, what: str, known: Collection[str]) -> dict[str, Any]:
+    """The entries of a JSON object whose keys must all be known."""
+    entries = mapping(data, what)
+    for key in entries:
+        if not isinstance(key, str) or key not in known:
+            raise unknown(f"key of {what}", key, known)
+    return {str(key): value for key, value in entries.items()}
+
+
+def needed(fields: Mapping[str, object], what: str, names: Iterable[str]) -> None:
+    missing = [name for name in names if name not in fields]
+    if missing:
+        raise PlanError(f"{what} lacks {', '.join(missing)}")
+
+
+def bytes_to_json(data: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def bytes_from_json(data: object, what: str) -> bytes:
+    fields = json_fields(data, what, ("base64",))
+    needed(fields, what, ("base64",))
+    try:
+        return base64.b64decode(text(fields["base64"], what), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PlanError(f"{what} is not base64: {error}") from None
+
+
+def text_to_json(value: str | bytes) -> str | dict[str, str]:
+    return value if isinstance(value, str) else bytes_to_json(value)
+
+
+def text_from_json(value: object, what: str) -> str | bytes:
+    return value if isinstance(value, str) else bytes_from_json(value, what)

@@ -1,0 +1,387 @@
+"""What came of a run, as data.
+
+Causes are recorded by the sandbox when they happen and the first one wins; no
+status here is guessed from an exit code or a signal that the program chose.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal as signals
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+from evalbox._values import (
+    FrozenMap,
+    JsonObject,
+    boolean,
+    bytes_from_json,
+    bytes_to_json,
+    choice,
+    instance,
+    json_fields,
+    mapping,
+    needed,
+    optional,
+    seconds,
+    shown,
+    store,
+    text,
+    whole,
+)
+from evalbox.errors import PlanError, ProgramFailed
+from evalbox.limits import GiB, KiB, Limits, MiB
+from evalbox.policy import PROPERTIES
+
+Level = Literal["enforced", "partial", "none"]
+LEVELS = ("enforced", "partial", "none")
+
+
+class Status(enum.StrEnum):
+    """Why a run ended; the first cause wins."""
+
+    EXITED = enum.auto()
+    """It exited by itself; see `exit_code`."""
+    SIGNALED = enum.auto()
+    """It died of a signal that evalbox did not send; see `signal`."""
+    WALL_TIME = enum.auto()
+    CPU_TIME = enum.auto()
+    MEMORY_LIMIT = enum.auto()
+    OUTPUT_LIMIT = enum.auto()
+    DISK_LIMIT = enum.auto()
+    DENIED = enum.auto()
+    """It was killed for a denied system call (on_denied="kill")."""
+    KILLED = enum.auto()
+    """It was ended by `Executor.kill`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the run used; the whole tree, orphans included.
+
+    Attributes:
+        wall_time: seconds from execve to the end.
+        user_time: seconds in user mode.
+        system_time: seconds in the kernel.
+        cpu_time: seconds of both together.
+        peak_memory: bytes; of the tree where the kernel counts it, else of the
+            largest process. `Output.enforcement["memory"]` says which.
+        processes: the most that were alive at once; None where not counted.
+    """
+
+    wall_time: float
+    user_time: float
+    system_time: float
+    cpu_time: float
+    peak_memory: int
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, check in _USAGE_CHECKS.items():
+            store(self, **{name: check(getattr(self, name), f"usage.{name}")})
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        return {name: getattr(self, name) for name in _USAGE_CHECKS}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> Usage:
+        given = json_fields(data, "usage", _USAGE_CHECKS)
+        needed(given, "usage", [name for name in _USAGE_CHECKS if name != "processes"])
+        return cls(**given)
+
+
+_USAGE_CHECKS: dict[str, Callable[[object, str], float | int | None]] = {
+    "wall_time": seconds,
+    "user_time": seconds,
+    "system_time": seconds,
+    "cpu_time": seconds,
+    "peak_memory": whole,
+    "processes": optional(whole),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Enforcement:
+    """How one property was held during a run.
+
+    Attributes:
+        level: "enforced", "partial" or "none".
+        mechanism: what held it; "granted" where the policy itself allows it.
+        reason: why it is not more; empty when it is enforced.
+    """
+
+    level: Level
+    mechanism: str
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        choice(self.level, "enforcement level", LEVELS)
+        text(self.mechanism, "mechanism")
+        text(self.reason, "reason")
+
+    def to_dict(self) -> dict[str, str]:
+        return {"level": self.level, "mechanism": self.mechanism, "reason": self.reason}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> Enforcement:
+        given = json_fields(data, "enforcement", ("level", "mechanism", "reason"))
+        needed(given, "enforcement", ("level", "mechanism"))
+        return cls(**given)
+
+
+_DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What came of a run.
+
+    Attributes:
+        status: why it ended.
+        exit_code: set exactly when it exited.
+        signal: the number of the signal that ended it; None when it exited.
+        stdout, stderr: the bytes that were kept, together at most limits.output.
+        truncated: whether output was lost at that limit.
+        usage: what it used.
+        enforcement: for every property of `evalbox.ALL` how it was held.
+        files: what `collect` brought back, path -> content.
+        limits: those that applied.
+        denied: the system call that it was killed for, when status is DENIED.
+    """
+
+    status: Status
+    exit_code: int | None
+    signal: int | None
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+    usage: Usage
+    enforcement: Mapping[str, Enforcement]
+    files: Mapping[str, bytes]
+    limits: Limits = _DEFAULT_LIMITS
+    denied: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, wanted in _TYPES.items():
+            instance(getattr(self, name), name, wanted)
+        boolean(self.truncated, "truncated")
+        exited = self.status is Status.EXITED
+        if exited != (self.exit_code is not None) or (exited and self.signal is not None):
+            raise PlanError("exit_code belongs to EXITED, signal to every other status")
+        if self.status is Status.SIGNALED and self.signal is None:
+            raise PlanError("SIGNALED needs the signal")
+        if set(self.enforcement) != set(PROPERTIES):
+            raise PlanError(f"enforcement must name every property: {shown(self.enforcement)}")
+        store(self, enforcement=FrozenMap(self.enforcement), files=FrozenMap(self.files))
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with 0."""
+        return self.exit_code == 0
+
+    @property
+    def returncode(self) -> int:
+        """As in subprocess: the exit code, or the negative number of the signal."""
+        if self.exit_code is not None:
+            return self.exit_code
+        return -(self.signal or signals.SIGKILL)
+
+    @property
+    def text(self) -> str:
+        """stdout as UTF-8, with U+FFFD for what is not."""
+        return self.stdout.decode("utf-8", "replace")
+
+    def check(self) -> Self:
+        """Itself when `ok`.
+
+        Raises:
+            ProgramFailed: in every other case, with the last lines of stderr.
+        """
+        if not self.ok:
+            raise ProgramFailed(self)
+        return self
+
+    def explain(self) -> str:
+        """Why it ended, in a sentence or two, and what to change."""
+        return _EXPLAIN[self.status](self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The output as JSON-safe values; the form is that of `schema.output_schema()`."""
+        return {
+            "status": self.status.value,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "stdout": bytes_to_json(self.stdout),
+            "stderr": bytes_to_json(self.stderr),
+            "truncated": self.truncated,
+            "usage": self.usage.to_dict(),
+            "enforcement": {name: self.enforcement[name].to_dict() for name in PROPERTIES},
+            "files": {path: bytes_to_json(data) for path, data in self.files.items()},
+            "limits": self.limits.to_dict(),
+            "denied": self.denied,
+        }
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> Output:
+        """The reverse of `to_dict`."""
+        given = json_fields(data, "output", OUTPUT_FIELDS)
+        needed(given, "output", OUTPUT_FIELDS[:-2])
+        for name, read in _FROM_JSON.items():
+            if name in given:
+                given[name] = read(given[name])
+        return cls(**given)
+
+
+OUTPUT_FIELDS = tuple(field.name for field in fields(Output))
+_TYPES: dict[str, type] = {
+    "status": Status,
+    "stdout": bytes,
+    "stderr": bytes,
+    "usage": Usage,
+    "enforcement": Mapping,
+    "files": Mapping,
+    "limits": Limits,
+}
+_FROM_JSON: dict[str, Callable[[Any], object]] = {
+    "status": lambda value: Status(choice(value, "status", [status.value for status in Status])),
+    "stdout": lambda value: bytes_from_json(value, "stdout"),
+    "stderr": lambda value: bytes_from_json(value, "stderr"),
+    "usage": Usage.from_dict,
+    "enforcement": lambda value: {
+        name: Enforcement.from_dict(item) for name, item in mapping(value, "enforcement").items()
+    },
+    "files": lambda value: {
+        path: bytes_from_json(item, "files") for path, item in mapping(value, "files").items()
+    },
+    "limits": Limits.from_dict,
+}
+
+
+# ---- explain -----------------------------------------------------------------
+
+
+def size(count: int) -> str:
+    """A number of bytes for a reader: 256 MiB."""
+    for unit, name in ((GiB, "GiB"), (MiB, "MiB"), (KiB, "KiB")):
+        if count >= unit:
+            return f"{round(count / unit, 1):g} {name}"
+    return f"{count} bytes"
+
+
+def _limit(count: int | None) -> str:
+    return "none" if count is None else size(count)
+
+
+def _seconds(limit: float | None) -> str:
+    return "none" if limit is None else f"{limit:g} s"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signals.Signals(number).name}"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _exited(output: Output) -> str:
+    if output.ok:
+        return "It exited with 0."
+    return f"It exited by itself with {output.exit_code}; its stderr may say why."
+
+
+_SIGNAL_HINTS: dict[int, Callable[[Output], str]] = {
+    signals.SIGSEGV: lambda out: (
+        f"A crash, or a stack deeper than limits.stack ({_limit(out.limits.stack)})."
+    ),
+    signals.SIGABRT: lambda _: "It aborted itself: an assertion, or a failed allocation.",
+    signals.SIGXFSZ: lambda out: (
+        f"A file grew over limits.file_size ({_limit(out.limits.file_size)}); raise it."
+    ),
+    signals.SIGKILL: lambda _: (
+        "It or a process of its tree sent it, or the kernel ran out of memory."
+    ),
+    signals.SIGSYS: lambda _: (
+        "It sent that to itself: a denied call has status DENIED, with on_denied='kill', or fails."
+    ),
+    signals.SIGPIPE: lambda _: "It wrote to a pipe that nobody reads.",
+}
+
+
+def _unknown_signal(_output: Output) -> str:
+    return "evalbox did not send it; its stderr may say why."
+
+
+def _signaled(output: Output) -> str:
+    number = output.signal or 0
+    hint = _SIGNAL_HINTS.get(number, _unknown_signal)
+    return f"It died of {_signal_name(number)}. {hint(output)}"
+
+
+def _wall_time(output: Output) -> str:
+    used = output.usage.cpu_time
+    busy = used >= 0.5 * output.usage.wall_time
+    what = (
+        "It was computing: make it faster or raise the limit (timeout=, limits.wall_time)."
+        if busy
+        else "It was mostly waiting: look for input that never comes, a sleep or a deadlock,"
+        " else raise the limit (timeout=, limits.wall_time)."
+    )
+    return (
+        f"It was killed at the wall time limit of {_seconds(output.limits.wall_time)}"
+        f" after {used:.3g} s of processor time. {what}"
+    )
+
+
+def _cpu_time(output: Output) -> str:
+    return (
+        f"It was killed at the limit of {_seconds(output.limits.cpu_time)} of processor time,"
+        " counted over all its processes. Make it faster or raise limits.cpu_time."
+    )
+
+
+def _memory(output: Output) -> str:
+    return (
+        f"It was killed at the memory limit of {_limit(output.limits.memory)} (largest seen:"
+        f" {size(output.usage.peak_memory)}). Make it use less or raise limits.memory."
+    )
+
+
+def _output(output: Output) -> str:
+    return (
+        f"It was killed when stdout and stderr together passed {_limit(output.limits.output)};"
+        " what was printed until then is kept. Make it print less or raise limits.output."
+    )
+
+
+def _disk(output: Output) -> str:
+    return (
+        f"It was killed when its files passed {_limit(output.limits.disk)}, HOME and TMPDIR"
+        " included. Make it write less or raise limits.disk."
+    )
+
+
+def _denied(output: Output) -> str:
+    call = output.denied or "a system call"
+    return (
+        f"It was killed for {call}, which its policy denies. Allow it"
+        f" (Syscalls().allow({output.denied or 'name'!r})) if it is harmless here, or let it fail"
+        " instead (on_denied='errno')."
+    )
+
+
+def _killed(_output: Output) -> str:
+    return "It was ended from outside with Executor.kill; nothing needs to be changed."
+
+
+_EXPLAIN: dict[Status, Callable[[Output], str]] = {
+    Status.EXITED: _exited,
+    Status.SIGNALED: _signaled,
+    Status.WALL_TIME: _wall_time,
+    Status.CPU_TIME: _cpu_time,
+    Status.MEMORY_LIMIT: _memory,
+    Status.OUTPUT_LIMIT: _output,
+    Status.DISK_LIMIT: _disk,
+    Status.DENIED: _denied,
+    Status.KILLED: _killed,
+}

@@ -1,0 +1,397 @@
+"""What is to be run: a Plan holds all of it and is plain data.
+
+Everything that is wrong in itself is refused here. What depends on the host (a
+path that is missing, a feature) is found by `run` and `spawn`, so a plan can be
+made on one machine, sent as JSON or pickle, and run on another.
+
+Facts about execve that the checks rely on (fs/exec.c):
+
+- one argument or "NAME=value" is at most 32 pages with its NUL (MAX_ARG_STRLEN);
+- all of them together with their pointers are at most a quarter of the stack
+  limit, at most 6 MiB and at least 128 KiB.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypedDict, Unpack
+
+from evalbox._values import (
+    Argument,
+    FrozenMap,
+    JsonObject,
+    StrPath,
+    argument,
+    boolean,
+    bytes_from_json,
+    bytes_to_json,
+    instance,
+    json_fields,
+    kind,
+    mapping,
+    needed,
+    relative_path,
+    several,
+    shown,
+    store,
+    text,
+    text_from_json,
+    text_to_json,
+    unknown,
+)
+from evalbox.errors import PlanError
+from evalbox.limits import LIMIT_FIELDS, KiB, Limits, MiB
+from evalbox.policy import POLICY_FIELDS, Isolation, Network, OnDenied, Policy, Syscalls
+
+MAX_ARGUMENT = 128 * KiB - 1
+# What PATH, HOME, TMPDIR, USER, LANG and the name of the program may add.
+BASE_ENVIRONMENT = 8 * KiB
+POINTER = 8
+
+
+class Pipe(enum.Enum):
+    """The type of `PIPE`: stdin stays open for `write_stdin` and `close_stdin`."""
+
+    PIPE = "pipe"
+
+    def __repr__(self) -> str:
+        return "evalbox.PIPE"
+
+
+PIPE: Final = Pipe.PIPE
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class File:
+    """A file to put into the workspace.
+
+    Attributes:
+        content: bytes; a str is encoded as UTF-8.
+        executable: whether the program may execute it by its name.
+    """
+
+    content: bytes
+    executable: bool
+
+    def __init__(self, content: bytes | str, executable: bool = False) -> None:
+        store(
+            self,
+            content=_content(content, "content of a File"),
+            executable=boolean(executable, "executable"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"content": bytes_to_json(self.content), "executable": self.executable}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> File:
+        """The reverse of `to_dict`; a plain string as content is its text."""
+        fields = json_fields(data, "file", ("content", "executable"))
+        needed(fields, "file", ("content",))
+        return cls(**{**fields, "content": _content_from_json(fields["content"])})
+
+
+_DEFAULT_LIMITS = Limits()
+_DEFAULT_POLICY = Policy()
+_NOTHING: Mapping[str, Any] = FrozenMap({})
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Plan:
+    """One run: the program, what it gets, what it may use and what it may do.
+
+    Attributes:
+        cmd: the argument list; cmd[0] is looked up in the plan's own PATH, and
+            with a slash in it relative to `cwd`.
+        executable: the program, when it is another than cmd[0].
+        stdin: the bytes that it reads, or `PIPE`.
+        env: variables added to PATH, HOME, TMPDIR, USER and LANG; nothing else
+            of the host's environment is there.
+        cwd: the working directory, relative to the workspace.
+        files: what the working directory holds at the start, path -> File.
+        collect: glob patterns of the files to bring back in `Output.files`.
+        limits: how much it may use.
+        policy: what it may do.
+        stream: whether output also arrives as Stdout and Stderr events.
+        hold: whether the run waits before execve for `Executor.release`.
+
+    Raises:
+        PlanError: for any value that could never work, on any host.
+    """
+
+    cmd: tuple[str | bytes, ...]
+    executable: str | bytes | None
+    stdin: bytes | Literal[Pipe.PIPE]
+    env: Mapping[str, str]
+    cwd: str
+    files: Mapping[str, File]
+    collect: tuple[str, ...]
+    limits: Limits
+    policy: Policy
+    stream: bool
+    hold: bool
+
+    def __init__(
+        self,
+        cmd: Sequence[Argument],
+        *,
+        executable: Argument | None = None,
+        stdin: bytes | Literal[Pipe.PIPE] = b"",
+        env: Mapping[str, str] = _NOTHING,
+        cwd: StrPath = ".",
+        files: Mapping[str, bytes | str | File] | Mapping[StrPath, bytes | str | File] = _NOTHING,
+        collect: Iterable[StrPath] = (),
+        limits: Limits = _DEFAULT_LIMITS,
+        policy: Policy = _DEFAULT_POLICY,
+        stream: bool = False,
+        hold: bool = False,
+    ) -> None:
+        store(
+            self,
+            cmd=_command(cmd),
+            executable=None if executable is None else _program(executable, "executable"),
+            stdin=_stdin(stdin),
+            env=_environment(env),
+            cwd=relative_path(cwd, "cwd"),
+            files=_files(files),
+            collect=tuple(relative_path(item, "collect") for item in several(collect, "collect")),
+            limits=instance(limits, "limits", Limits),
+            policy=instance(policy, "policy", Policy),
+            stream=boolean(stream, "stream"),
+            hold=boolean(hold, "hold"),
+        )
+        _check_tree(self.files, self.cwd)
+        _check_total(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-safe values; the form is that of `schema.plan_schema()`."""
+        return {
+            "cmd": [text_to_json(item) for item in self.cmd],
+            "executable": None if self.executable is None else text_to_json(self.executable),
+            "stdin": {"pipe": True} if self.stdin is PIPE else bytes_to_json(self.stdin),
+            "env": dict(self.env),
+            "cwd": self.cwd,
+            "files": {path: file.to_dict() for path, file in self.files.items()},
+            "collect": list(self.collect),
+            "limits": self.limits.to_dict(),
+            "policy": self.policy.to_dict(),
+            "stream": self.stream,
+            "hold": self.hold,
+        }
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> Plan:
+        """The reverse of `to_dict`; what is absent has its default."""
+        fields = json_fields(data, "plan", PLAN_FIELDS)
+        needed(fields, "plan", ("cmd",))
+        for name, read in _FROM_JSON.items():
+            if name in fields:
+                fields[name] = read(fields[name])
+        return cls(**fields)
+
+
+PLAN_FIELDS = tuple(Plan.__slots__)
+
+
+# ---- checks ------------------------------------------------------------------
+
+
+def _check_length(size: int, what: str) -> None:
+    if size > MAX_ARGUMENT:
+        raise PlanError(
+            f"{what} has {size} bytes and the kernel takes {MAX_ARGUMENT}; use stdin or files"
+        )
+
+
+def _program(value: object, what: str) -> str | bytes:
+    name = argument(value, what)
+    if not name:
+        raise PlanError(f"{what} names no program: it is empty")
+    _check_length(len(os.fsencode(name)), what)
+    return name
+
+
+def _command(value: object) -> tuple[str | bytes, ...]:
+    if isinstance(value, str | bytes):
+        raise PlanError(f"cmd must be a list of arguments; write shlex.split({shown(value)})")
+    items = tuple(argument(item, f"cmd[{i}]") for i, item in enumerate(several(value, "cmd")))
+    if not items:
+        raise PlanError("cmd is empty: it needs at least the program")
+    _program(items[0], "cmd[0]")
+    for number, item in enumerate(items):
+        _check_length(len(os.fsencode(item)), f"cmd[{number}]")
+    return items
+
+
+def _stdin(value: object) -> bytes | Pipe:
+    if isinstance(value, str):
+        raise PlanError("stdin must be bytes; write .encode() behind the string")
+    if value is PIPE:
+        return PIPE
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise PlanError(f"stdin must be bytes or evalbox.PIPE, not {shown(value)}")
+    return bytes(value)
+
+
+def _environment(value: object) -> FrozenMap[str]:
+    result = {}
+    for raw_name, raw_content in mapping(value, "env").items():
+        name = text(raw_name, "name in env")
+        if not name or "=" in name:
+            raise PlanError(f"name in env must be non-empty and without '=': {shown(name)}")
+        content = text(raw_content, f"env[{shown(name)}]")
+        _check_length(len(os.fsencode(f"{name}={content}")), f"env[{shown(name)}]")
+        result[name] = content
+    return FrozenMap(result)
+
+
+def _content(value: object, what: str) -> bytes:
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise PlanError(f"{what} is not valid Unicode; give bytes") from None
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise PlanError(f"{what} must be bytes, str or File, not {kind(value)}")
+    return bytes(value)
+
+
+def _files(value: object) -> FrozenMap[File]:
+    result: dict[str, File] = {}
+    for name, content in mapping(value, "files").items():
+        path = relative_path(name, "path in files")
+        if path == "." or os.fspath(name).endswith(("/", "/.")):
+            raise PlanError(f"path in files names a directory: {shown(name)}")
+        if path in result:
+            raise PlanError(f"path in files is there twice: {shown(path)}")
+        file = content if isinstance(content, File) else File(_content(content, f"files[{path!r}]"))
+        result[path] = file
+    return FrozenMap(result)
+
+
+def _parents(path: str) -> list[str]:
+    return [path[:at] for at, char in enumerate(path) if char == "/"]
+
+
+def _check_tree(files: Mapping[str, File], cwd: str) -> None:
+    """No path may be a file and a directory at once."""
+    folders = {parent for path in (*files, cwd) for parent in _parents(path)} | {cwd}
+    for path in files:
+        if path in folders:
+            raise PlanError(f"path is a file and a directory at once: {shown(path)}")
+
+
+def _check_total(plan: Plan) -> None:
+    sizes = [len(os.fsencode(item)) for item in plan.cmd]
+    sizes += [len(os.fsencode(name + content)) + 1 for name, content in plan.env.items()]
+    total = sum(size + 1 + POINTER for size in sizes) + BASE_ENVIRONMENT
+    stack = plan.limits.stack
+    room = 6 * MiB if stack is None else max(128 * KiB, min(6 * MiB, stack // 4))
+    if total > room:
+        raise PlanError(
+            f"cmd and env take {total} bytes and the kernel gives them {room}"
+            " (a quarter of limits.stack); use stdin or files"
+        )
+
+
+# ---- JSON --------------------------------------------------------------------
+
+
+def _stdin_from_json(value: object) -> bytes | Pipe:
+    if isinstance(value, Mapping) and "pipe" in value:
+        fields = json_fields(value, "stdin", ("pipe",))
+        if fields["pipe"] is not True:
+            raise PlanError('stdin must be {"base64": ...} or {"pipe": true}')
+        return PIPE
+    return bytes_from_json(value, "stdin")
+
+
+def _content_from_json(value: object) -> str | bytes:
+    return text_from_json(value, "content of a file")
+
+
+def _executable_from_json(value: object) -> str | bytes | None:
+    return None if value is None else text_from_json(value, "executable")
+
+
+_FROM_JSON = {
+    "cmd": lambda items: [text_from_json(item, "cmd") for item in several(items, "cmd")],
+    "executable": _executable_from_json,
+    "stdin": _stdin_from_json,
+    "files": lambda files: {
+        path: File.from_dict(file) for path, file in mapping(files, "files").items()
+    },
+    "limits": Limits.from_dict,
+    "policy": Policy.from_dict,
+}
+
+
+# ---- the flat form of evalbox.run --------------------------------------------
+
+
+class PlanFields(TypedDict, total=False):
+    """The keywords of `evalbox.run`: those of Plan, Limits and Policy, and `timeout`."""
+
+    executable: Argument | None
+    stdin: bytes | Literal[Pipe.PIPE]
+    env: Mapping[str, str]
+    cwd: StrPath
+    files: Mapping[str, bytes | str | File] | Mapping[StrPath, bytes | str | File]
+    collect: Iterable[StrPath]
+    limits: Limits
+    policy: Policy
+    stream: bool
+    hold: bool
+    # Policy
+    read: Iterable[StrPath]
+    write: Iterable[StrPath]
+    network: Network
+    syscalls: Syscalls
+    isolation: Isolation
+    require: Iterable[str]
+    on_denied: OnDenied
+    system: bool
+    # Limits
+    timeout: float | None
+    wall_time: float | None
+    cpu_time: float | None
+    memory: int | None
+    processes: int | None
+    open_files: int | None
+    file_size: int | None
+    output: int | None
+    disk: int | None
+    stack: int | None
+
+
+def plan_from_fields(cmd: Sequence[Argument], **fields: Unpack[PlanFields]) -> Plan:
+    """A Plan from flat keywords; `timeout` is another name for `wall_time`.
+
+    A field of Policy together with `policy=`, or of Limits together with
+    `limits=`, is a PlanError: which of the two should win is not for us to guess.
+    """
+    given: dict[str, Any] = dict(fields)
+    for name in given:
+        if name not in PlanFields.__annotations__:
+            raise unknown("field", name, tuple(PlanFields.__annotations__))
+    if "timeout" in given:
+        if "wall_time" in given:
+            raise PlanError("timeout= and wall_time= are the same limit: give one of them")
+        given = {("wall_time" if name == "timeout" else name): given[name] for name in given}
+    _fold(given, "policy", POLICY_FIELDS, Policy)
+    _fold(given, "limits", LIMIT_FIELDS, Limits)
+    return Plan(cmd, **given)
+
+
+def _fold(given: dict[str, Any], whole: str, parts: Iterable[str], make: type) -> None:
+    """Moves the flat fields of one value into that value."""
+    flat = {name: given.pop(name) for name in parts if name in given}
+    if flat and whole in given:
+        raise PlanError(
+            f"{whole}= and {', '.join(flat)}= together: put all of it into the {make.__name__}"
+        )
+    if flat:
+        given[whole] = make(**flat)
