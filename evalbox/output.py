@@ -166,6 +166,9 @@ class Output:
         for name, wanted in _TYPES.items():
             instance(getattr(self, name), name, wanted)
         boolean(self.truncated, "truncated")
+        optional(whole)(self.exit_code, "exit_code")
+        optional(whole)(self.signal, "signal")
+        optional(text)(self.denied, "denied")
         exited = self.status is Status.EXITED
         if exited != (self.exit_code is not None) or (exited and self.signal is not None):
             raise PlanError("exit_code belongs to EXITED, signal to every other status")
@@ -173,6 +176,10 @@ class Output:
             raise PlanError("SIGNALED needs the signal")
         if set(self.enforcement) != set(PROPERTIES):
             raise PlanError(f"enforcement must name every property: {shown(self.enforcement)}")
+        for name, item in self.enforcement.items():
+            instance(item, f"enforcement[{name}]", Enforcement)
+        for path, content in self.files.items():
+            instance(content, f"files[{shown(path)}]", bytes)
         store(self, enforcement=FrozenMap(self.enforcement), files=FrozenMap(self.files))
 
     @property
