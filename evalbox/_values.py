@@ -77,7 +77,10 @@ def store(value: object, **fields: object) -> None:
 
 def shown(value: object) -> str:
     """A repr of bounded length."""
-    return reprlib.repr(value)
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an int of more than 4300 digits has no repr
+        return f"a huge {kind(value)}"
 
 
 def kind(value: object) -> str:
@@ -86,7 +89,8 @@ def kind(value: object) -> str:
 
 def unknown(what: str, name: object, known: Collection[str]) -> PlanError:
     """The error for a name that is not in `known`, with the nearest that are."""
-    close = difflib.get_close_matches(str(name)[:64], known, n=3)
+    written = name[:64] if isinstance(name, str) else shown(name)
+    close = difflib.get_close_matches(written, known, n=3)
     if close:
         hint = f"; did you mean {' or '.join(map(repr, close))}?"
     elif len(known) <= 24:
@@ -117,24 +121,22 @@ def instance(value: object, what: str, wanted: type[V]) -> V:
     return value
 
 
-def _number(value: object, what: str) -> None:
+def _number(value: object, what: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise PlanError(f"{what} must be a number, not {shown(value)}")
-    if not math.isfinite(value):
-        raise PlanError(f"{what} must be finite, not {value}; for no limit write None")
-    if value < 0:
-        raise PlanError(f"{what} must not be negative, not {shown(value)}")
+    number: Any = value  # the stubs of numbers.Real know no comparison with int and float
+    if not -math.inf < number < math.inf:  # false for NaN too
+        raise PlanError(f"{what} must be finite, not {number}; for no limit write None")
+    if number < 0:
+        raise PlanError(f"{what} must not be negative, not {shown(number)}")
+    return number
 
 
 def seconds(value: object, what: str) -> float:
-    try:
-        _number(value, what)
-        result = float(value)  # type: ignore[arg-type]  # _number saw that it is a Real
-    except OverflowError:
-        result = math.inf
-    if result > MAX_SECONDS:
+    number = _number(value, what)
+    if number > MAX_SECONDS:
         raise PlanError(f"{what} must be at most {MAX_SECONDS} seconds; for no limit write None")
-    return result
+    return float(number)
 
 
 def whole(value: object, what: str) -> int:

@@ -309,7 +309,8 @@ _SIGNAL_HINTS: dict[int, Callable[[Output], str]] = {
         "It or a process of its tree sent it, or the kernel ran out of memory."
     ),
     signals.SIGSYS: lambda _: (
-        "It sent that to itself: a denied call has status DENIED, with on_denied='kill', or fails."
+        "It sent that to itself, or it made a call of another architecture (int 0x80, x32),"
+        " which no policy allows."
     ),
     signals.SIGPIPE: lambda _: "It wrote to a pipe that nobody reads.",
 }

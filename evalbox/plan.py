@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, Unpack
+from dataclasses import fields as fields_of
+from typing import Any, Final, Literal, Protocol, TypedDict, Unpack
 
 from evalbox._values import (
     Argument,
@@ -94,9 +95,22 @@ class File:
         return cls(**{**fields, "content": _content_from_json(fields["content"])})
 
 
+Content = bytes | str | File
+
+
+class Files(Protocol):
+    """The type of a mapping path -> content.
+
+    Not written as Mapping[StrPath, Content]: the keys of a Mapping are
+    invariant, and a dict[str, bytes] would be refused.
+    """
+
+    def items(self) -> Set[tuple[StrPath, Content]]: ...
+
+
 _DEFAULT_LIMITS = Limits()
 _DEFAULT_POLICY = Policy()
-_NOTHING: Mapping[str, Any] = FrozenMap({})
+_NOTHING: FrozenMap[Any] = FrozenMap({})
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -142,7 +156,7 @@ class Plan:
         stdin: bytes | Literal[Pipe.PIPE] = b"",
         env: Mapping[str, str] = _NOTHING,
         cwd: StrPath = ".",
-        files: Mapping[str, bytes | str | File] | Mapping[StrPath, bytes | str | File] = _NOTHING,
+        files: Files = _NOTHING,
         collect: Iterable[StrPath] = (),
         limits: Limits = _DEFAULT_LIMITS,
         policy: Policy = _DEFAULT_POLICY,
@@ -193,7 +207,7 @@ class Plan:
         return cls(**fields)
 
 
-PLAN_FIELDS = tuple(Plan.__slots__)
+PLAN_FIELDS = tuple(field.name for field in fields_of(Plan))
 
 
 # ---- checks ------------------------------------------------------------------
@@ -255,7 +269,7 @@ def _content(value: object, what: str) -> bytes:
         except UnicodeEncodeError:
             raise PlanError(f"{what} is not valid Unicode; give bytes") from None
     if not isinstance(value, bytes | bytearray | memoryview):
-        raise PlanError(f"{what} must be bytes, str or File, not {kind(value)}")
+        raise PlanError(f"{what} must be bytes or str, not {kind(value)}")
     return bytes(value)
 
 
@@ -339,7 +353,7 @@ class PlanFields(TypedDict, total=False):
     stdin: bytes | Literal[Pipe.PIPE]
     env: Mapping[str, str]
     cwd: StrPath
-    files: Mapping[str, bytes | str | File] | Mapping[StrPath, bytes | str | File]
+    files: Files
     collect: Iterable[StrPath]
     limits: Limits
     policy: Policy
@@ -375,8 +389,8 @@ def plan_from_fields(cmd: Sequence[Argument], **fields: Unpack[PlanFields]) -> P
     """
     given: dict[str, Any] = dict(fields)
     for name in given:
-        if name not in PlanFields.__annotations__:
-            raise unknown("field", name, tuple(PlanFields.__annotations__))
+        if name not in PlanFields.__optional_keys__:
+            raise unknown("field", name, PlanFields.__optional_keys__)
     if "timeout" in given:
         if "wall_time" in given:
             raise PlanError("timeout= and wall_time= are the same limit: give one of them")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from evalbox import _syscall_table
@@ -224,12 +224,12 @@ class Policy:
     @classmethod
     def from_dict(cls, data: JsonObject) -> Policy:
         """The reverse of `to_dict`; what is absent has its default."""
-        fields = json_fields(data, "policy", POLICY_FIELDS)
-        if "network" in fields:
-            fields["network"] = Network.from_dict(fields["network"])
-        if "syscalls" in fields:
-            fields["syscalls"] = Syscalls.from_dict(fields["syscalls"])
-        return cls(**fields)
+        given = json_fields(data, "policy", POLICY_FIELDS)
+        if "network" in given:
+            given["network"] = Network.from_dict(given["network"])
+        if "syscalls" in given:
+            given["syscalls"] = Syscalls.from_dict(given["syscalls"])
+        return cls(**given)
 
 
-POLICY_FIELDS = tuple(name for name in Policy.__slots__ if name != "digest")
+POLICY_FIELDS = tuple(field.name for field in fields(Policy) if field.init)

@@ -19,6 +19,10 @@ SECONDS = ("wall_time", "cpu_time")
 WHOLE = tuple(name for name in LIMIT_FIELDS if name not in SECONDS)
 
 
+def made(name: str, value: Any) -> Limits:
+    return Limits(**{name: value})
+
+
 def test_defaults_are_those_of_the_contract() -> None:
     assert Limits().to_dict() == {
         "wall_time": 30.0,
@@ -37,7 +41,7 @@ def test_defaults_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize("name", LIMIT_FIELDS)
 @pytest.mark.parametrize("value", [None, 0, 1, 2**31])
 def test_none_zero_and_ordinary_numbers_are_limits(name: str, value: int | None) -> None:
-    assert getattr(Limits(**{name: value}), name) == value
+    assert getattr(made(name, value), name) == value
 
 
 @pytest.mark.parametrize("name", LIMIT_FIELDS)
@@ -57,27 +61,36 @@ def test_none_zero_and_ordinary_numbers_are_limits(name: str, value: int | None)
         1j,
         2**63,
         10**400,
+        -(10**400),
+        fractions.Fraction(10**400, 3),
         1e300,
     ],
 )
 def test_everything_else_is_refused_and_the_error_names_the_limit(name: str, value: object) -> None:
     with pytest.raises(PlanError, match=name):
-        Limits(**{name: value})  # type: ignore[arg-type]
+        made(name, value)
+
+
+@pytest.mark.parametrize("name", LIMIT_FIELDS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_too_long_to_be_printed_is_refused_like_any_other(name: str, sign: int) -> None:
+    with pytest.raises(PlanError, match=name):
+        made(name, sign * 10**5000)
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_sizes_and_counts_are_whole(name: str) -> None:
-    stored = getattr(Limits(**{name: 0.5 * GiB}), name)
+    stored = getattr(made(name, 0.5 * GiB), name)
     assert stored == GiB // 2
     assert type(stored) is int
     with pytest.raises(PlanError, match="whole"):
-        Limits(**{name: 1.5})  # type: ignore[arg-type]
+        made(name, 1.5)
 
 
 @pytest.mark.parametrize("name", SECONDS)
 def test_seconds_are_stored_as_float(name: str) -> None:
     for value in (2, 2.0, fractions.Fraction(4, 2)):
-        stored = getattr(Limits(**{name: value}), name)
+        stored = getattr(made(name, value), name)
         assert stored == 2.0
         assert type(stored) is float
 
@@ -94,7 +107,7 @@ def test_limits_are_frozen_keyword_only_and_hashable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         limits.memory = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Limits(3.0)  # type: ignore[misc]
+        Limits(3.0)  # type: ignore[call-arg]
     assert hash(limits) == hash(Limits(memory=1))
     assert dataclasses.replace(limits, memory=2) == Limits(memory=2)
 

@@ -127,7 +127,7 @@ def test_every_signal_is_explained(number: int) -> None:
 
 @pytest.mark.parametrize("status", list(Status))
 def test_explanation_never_fails_whatever_the_limits_were(status: Status) -> None:
-    none = Limits(**dict.fromkeys(Limits().to_dict()))  # type: ignore[arg-type]
+    none = Limits(**dict.fromkeys(Limits().to_dict()))
     assert dataclasses.replace(EVERY[status], limits=none, denied=None).explain()
 
 
@@ -189,7 +189,7 @@ def test_level_of_enforcement_is_one_of_three(level: Any) -> None:
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Usage)])
 def test_usage_is_never_negative(field: str) -> None:
     with pytest.raises(PlanError, match=field):
-        dataclasses.replace(USAGE, **{field: -1})  # type: ignore[arg-type]
+        dataclasses.replace(USAGE, **{field: -1})
 
 
 def test_processes_may_be_unknown() -> None:

@@ -68,16 +68,17 @@ def test_defaults_are_those_of_the_contract() -> None:
 )
 def test_paths_that_can_never_work_are_refused(field: str, path: Any, said: str) -> None:
     with pytest.raises(PlanError, match=said):
-        Policy(**{field: [path]})
+        Policy(**dict[str, Any]({field: [path]}))
 
 
 @pytest.mark.parametrize("field", ["read", "write"])
 def test_one_path_instead_of_a_list_is_refused_with_the_remedy(field: str) -> None:
-    for path in ("/srv", Path("/srv"), b"/srv"):
+    wrong: list[Any] = ["/srv", Path("/srv"), b"/srv"]
+    for path in wrong:
         with pytest.raises(PlanError, match=r"write \["):
-            Policy(**{field: path})  # type: ignore[arg-type]
+            Policy(**{field: path})
     with pytest.raises(PlanError, match="list"):
-        Policy(**{field: 3})  # type: ignore[arg-type]
+        Policy(**dict[str, Any]({field: 3}))
 
 
 def test_paths_are_tidied_but_dot_dot_is_left_to_the_kernel() -> None:
@@ -172,7 +173,7 @@ def test_policy_is_frozen_and_keyword_only() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RICH.system = True  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Policy(["/a"])  # type: ignore[misc]
+        Policy(["/a"])  # type: ignore[call-arg]
     changed = dataclasses.replace(RICH, system=True)
     assert changed != RICH
     assert changed.digest != RICH.digest

@@ -124,4 +124,4 @@ ACCEPTED_BY_BOTH: list[dict[str, Any]] = [
 @pytest.mark.parametrize("data", ACCEPTED_BY_BOTH)
 def test_schema_and_from_dict_accept_the_same(data: dict[str, Any]) -> None:
     assert accepts(schema.plan_schema(), data)
-    assert Plan.from_dict(data)
+    assert isinstance(Plan.from_dict(data), Plan)
