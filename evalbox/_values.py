@@ -31,6 +31,7 @@ JsonObject = Mapping[str, Any]
 
 NAME_MAX = 255  # bytes of one component, include/uapi/linux/limits.h
 PATH_MAX = 4096  # bytes of a path with its final NUL, the same file
+MAX_ARGUMENT = 128 * 1024 - 1  # without its NUL; MAX_ARG_STRLEN, 32 pages, for pages of 4 KiB
 # Nanoseconds and bytes both travel as signed 64-bit integers.
 MAX_INT = 2**63 - 1
 MAX_SECONDS = MAX_INT // 10**9
@@ -180,15 +181,22 @@ def text(value: object, what: str) -> str:
     return value
 
 
+def fits_execve(data: bytes, what: str) -> None:
+    if len(data) > MAX_ARGUMENT:
+        raise PlanError(
+            f"{what} has {len(data)} bytes and the kernel takes {MAX_ARGUMENT}; use stdin or files"
+        )
+
+
 def argument(value: object, what: str) -> str | bytes:
     """One string of an argument list: str, bytes or a path."""
     if not isinstance(value, str | bytes | os.PathLike):
         raise PlanError(f"{what} must be str, bytes or a path, not {kind(value)}")
     plain: str | bytes = os.fspath(value)
-    if isinstance(plain, str):
-        return text(plain, what)
-    if b"\0" in plain:
+    data = encoded(plain, what) if isinstance(plain, str) else plain
+    if b"\0" in data:
         raise PlanError(f"{what} contains a NUL byte: {shown(plain)}")
+    fits_execve(data, what)
     return plain
 
 

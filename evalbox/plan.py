@@ -29,11 +29,13 @@ from evalbox._values import (
     boolean,
     bytes_from_json,
     bytes_to_json,
+    fits_execve,
     instance,
     json_fields,
     kind,
     mapping,
     needed,
+    optional,
     relative_path,
     several,
     shown,
@@ -47,7 +49,6 @@ from evalbox.errors import PlanError
 from evalbox.limits import LIMIT_FIELDS, KiB, Limits, MiB
 from evalbox.policy import POLICY_FIELDS, Isolation, Network, OnDenied, Policy, Syscalls
 
-MAX_ARGUMENT = 128 * KiB - 1
 # What PATH, HOME, TMPDIR, USER, LANG and the name of the program may add.
 BASE_ENVIRONMENT = 8 * KiB
 POINTER = 8
@@ -92,7 +93,7 @@ class File:
         """The reverse of `to_dict`; a plain string as content is its text."""
         fields = json_fields(data, "file", ("content", "executable"))
         needed(fields, "file", ("content",))
-        return cls(**{**fields, "content": _content_from_json(fields["content"])})
+        return cls(**{**fields, "content": text_from_json(fields["content"], "content")})
 
 
 Content = bytes | str | File
@@ -166,7 +167,7 @@ class Plan:
         store(
             self,
             cmd=_command(cmd),
-            executable=None if executable is None else _program(executable, "executable"),
+            executable=optional(_program)(executable, "executable"),
             stdin=_stdin(stdin),
             env=_environment(env),
             cwd=relative_path(cwd, "cwd"),
@@ -213,18 +214,10 @@ PLAN_FIELDS = tuple(field.name for field in fields_of(Plan))
 # ---- checks ------------------------------------------------------------------
 
 
-def _check_length(size: int, what: str) -> None:
-    if size > MAX_ARGUMENT:
-        raise PlanError(
-            f"{what} has {size} bytes and the kernel takes {MAX_ARGUMENT}; use stdin or files"
-        )
-
-
 def _program(value: object, what: str) -> str | bytes:
     name = argument(value, what)
     if not name:
         raise PlanError(f"{what} names no program: it is empty")
-    _check_length(len(os.fsencode(name)), what)
     return name
 
 
@@ -235,8 +228,6 @@ def _command(value: object) -> tuple[str | bytes, ...]:
     if not items:
         raise PlanError("cmd is empty: it needs at least the program")
     _program(items[0], "cmd[0]")
-    for number, item in enumerate(items):
-        _check_length(len(os.fsencode(item)), f"cmd[{number}]")
     return items
 
 
@@ -257,7 +248,7 @@ def _environment(value: object) -> FrozenMap[str]:
         if not name or "=" in name:
             raise PlanError(f"name in env must be non-empty and without '=': {shown(name)}")
         content = text(raw_content, f"env[{shown(name)}]")
-        _check_length(len(os.fsencode(f"{name}={content}")), f"env[{shown(name)}]")
+        fits_execve(os.fsencode(f"{name}={content}"), f"env[{shown(name)}]")
         result[name] = content
     return FrozenMap(result)
 
@@ -323,17 +314,9 @@ def _stdin_from_json(value: object) -> bytes | Pipe:
     return bytes_from_json(value, "stdin")
 
 
-def _content_from_json(value: object) -> str | bytes:
-    return text_from_json(value, "content of a file")
-
-
-def _executable_from_json(value: object) -> str | bytes | None:
-    return None if value is None else text_from_json(value, "executable")
-
-
 _FROM_JSON = {
     "cmd": lambda items: [text_from_json(item, "cmd") for item in several(items, "cmd")],
-    "executable": _executable_from_json,
+    "executable": lambda value: optional(text_from_json)(value, "executable"),
     "stdin": _stdin_from_json,
     "files": lambda files: {
         path: File.from_dict(file) for path, file in mapping(files, "files").items()

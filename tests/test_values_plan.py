@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from evalbox._values import MAX_ARGUMENT
 from evalbox.errors import PlanError
 from evalbox.limits import LIMIT_FIELDS, KiB, Limits, MiB
-from evalbox.plan import MAX_ARGUMENT, PIPE, PLAN_FIELDS, File, Plan, PlanFields, plan_from_fields
+from evalbox.plan import PIPE, PLAN_FIELDS, File, Plan, PlanFields, plan_from_fields
 from evalbox.policy import CORE, POLICY_FIELDS, Network, Policy, Syscalls
 from value_samples import RICH_PLAN
 
