@@ -1,0 +1,207 @@
+"""The host's side of the harness: a sample becomes a Plan, an Output a verdict.
+
+What runs inside the sandbox is `evalbox.grade.inside`; it explains how a verdict
+is kept out of a sample's hands. A verdict counts only if the sandbox says that
+the judge exited by itself with 0 and its output begins with this run's secret.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from evalbox.errors import EvalboxError
+from evalbox.grade.dataset import Problem, Sample
+from evalbox.grade.inside import wire
+from evalbox.grade.verdict import Cause, Graded, printable
+from evalbox.limits import Limits, MiB
+from evalbox.output import Output, Status
+from evalbox.plan import Plan
+from evalbox.policy import Policy
+
+INSIDE: Final = Path(__file__).with_name("inside")
+MODULES: Final = ("wire", "subject", "judge")
+HARNESS: Final = "harness"
+DEFAULT_LIMITS: Final = Limits(wall_time=5.0, output=MiB, disk=16 * MiB)
+
+# Loads the modules under their own names without the packages around them, which
+# would read half of evalbox. Compiling them costs as much as the interpreter's
+# start, so it is done once and by the interpreter that will load them.
+_LOAD = f"""
+import marshal, sys
+with open({HARNESS!r}, "rb") as file:
+    for name, code in marshal.load(file):
+        module = sys.modules[name] = type(sys)(name)
+        exec(code, module.__dict__)
+"""
+_RUN = f"{_LOAD}module.main()"
+_PREPARE = f"""
+import marshal, sys
+if sys.version_info < (3, 10):
+    sys.exit("Python 3.10 or newer is needed, and this is " + sys.version.split()[0])
+modules = []
+for name in {MODULES!r}:
+    with open(name + ".py", "rb") as file:
+        code = compile(file.read(), name, "exec", dont_inherit=True, optimize=2)
+    modules.append(("evalbox.grade.inside." + name, code))
+with open({HARNESS!r}, "wb") as file:
+    marshal.dump(modules, file)
+{_LOAD}
+module.hide_memory()
+"""
+
+
+class InterpreterError(EvalboxError):
+    """The interpreter that was chosen cannot run the harness in a sandbox."""
+
+
+class Runner(Protocol):
+    """What is needed of an Executor to prepare."""
+
+    def run(self, plan: Plan, /) -> Output: ...
+
+
+def _command(python: str, code: str) -> tuple[str, ...]:
+    # -S: site costs a quarter of the start and is loaded when an import needs it.
+    return (python, "-I", "-S", "-B", "-c", code)
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """How samples are run: made once by `prepare`, used for each of them.
+
+    Attributes:
+        python: the interpreter.
+        code: the modules of `inside`, compiled by it.
+        limits: of each sample.
+        policy: of each sample.
+    """
+
+    python: str
+    code: bytes
+    limits: Limits
+    policy: Policy
+
+    def plan(self, problem: Problem, sample: Sample, secret: bytes) -> Plan:
+        """The run that grades one sample."""
+        # The judge reads the first message, forks the subject, and reads the rest.
+        job = wire.message((sample.program, problem.entry_point))
+        hidden = wire.message((problem.reference, problem.test))
+        return Plan(
+            _command(self.python, _RUN),
+            stdin=job + secret + hidden,
+            files={HARNESS: self.code},
+            limits=self.limits,
+            policy=self.policy,
+        )
+
+
+def prepare(
+    runner: Runner, python: str, limits: Limits = DEFAULT_LIMITS, policy: Policy | None = None
+) -> Harness:
+    """Compiles the harness with that interpreter, in a sandbox, and so tries both out.
+
+    Raises:
+        InterpreterError: it cannot run the harness there.
+        EvalboxError: there is no such program, or the sandbox cannot start.
+    """
+    policy = policy or Policy()
+    sources = {f"{name}.py": (INSIDE / f"{name}.py").read_bytes() for name in MODULES}
+    roomy = replace(limits, wall_time=60.0, cpu_time=None)
+    output = runner.run(
+        Plan(
+            _command(python, _PREPARE),
+            files=sources,
+            collect=(HARNESS,),
+            limits=roomy,
+            policy=policy,
+        )
+    )
+    if not output.ok or HARNESS not in output.files:
+        raise InterpreterError(
+            f"{python} cannot run the harness: {_last_line(output) or output.explain()}"
+        )
+    return Harness(python, output.files[HARNESS], limits, policy)
+
+
+def new_secret() -> bytes:
+    return secrets.token_bytes(wire.SECRET_BYTES)
+
+
+def graded(sample: Sample, secret: bytes, output: Output) -> Graded:
+    """The verdict on one sample."""
+    cause, detail = _verdict(secret, output)
+    usage = output.usage
+    return Graded(
+        task_id=sample.task_id,
+        number=sample.number,
+        cause=cause,
+        detail=printable(detail),
+        wall_time=usage.wall_time,
+        cpu_time=usage.cpu_time,
+        peak_memory=usage.peak_memory,
+    )
+
+
+def _verdict(secret: bytes, output: Output) -> tuple[Cause, str]:
+    if output.status is not Status.EXITED:
+        cause, tell = _ENDED[output.status]
+        return cause, tell(output)
+    head, body = output.stdout[: len(secret)], output.stdout[len(secret) :]
+    if output.exit_code == 0 and secrets.compare_digest(head, secret):
+        match wire.decode(body):
+            case (str(name), str(detail)):
+                return Cause(name), detail
+    last = _last_line(output)
+    reason = f"; it said: {last}" if last else ""
+    return Cause.PROTOCOL, f"the judge exited with {output.exit_code} and no verdict{reason}"
+
+
+def _last_line(output: Output) -> str:
+    lines = output.stderr[-4096:].decode("utf-8", "replace").strip().splitlines() or [""]
+    return lines[-1][: wire.LINE_LIMIT]
+
+
+def _mebibytes(count: int | None) -> str:
+    return "no" if count is None else f"{count / MiB:g} MiB"
+
+
+def _signal_name(output: Output) -> str:
+    try:
+        return signal.Signals(output.signal or 0).name
+    except ValueError:
+        return f"signal {output.signal}"
+
+
+_ENDED: Final[dict[Status, tuple[Cause, Callable[[Output], str]]]] = {
+    Status.SIGNALED: (Cause.SIGNALED, lambda out: f"the judge died of {_signal_name(out)}"),
+    Status.WALL_TIME: (
+        Cause.WALL_TIME,
+        lambda out: (
+            f"no verdict within {out.limits.wall_time:g} s"
+            f" ({out.usage.cpu_time:.2f} s of processor time)"
+        ),
+    ),
+    Status.CPU_TIME: (
+        Cause.CPU_TIME,
+        lambda out: f"more than {out.limits.cpu_time:g} s of processor time",
+    ),
+    Status.MEMORY_LIMIT: (
+        Cause.MEMORY_LIMIT,
+        lambda out: f"more than {_mebibytes(out.limits.memory)} of memory",
+    ),
+    Status.OUTPUT_LIMIT: (
+        Cause.OUTPUT_LIMIT,
+        lambda out: f"more than {_mebibytes(out.limits.output)} of output",
+    ),
+    Status.DISK_LIMIT: (
+        Cause.DISK_LIMIT,
+        lambda out: f"more than {_mebibytes(out.limits.disk)} of files",
+    ),
+    Status.DENIED: (Cause.DENIED, lambda out: f"killed for the system call {out.denied}"),
+    Status.KILLED: (Cause.KILLED, lambda _: "ended from outside"),
+}

@@ -1,0 +1,200 @@
+"""One page that tells how a grading went, in one file.
+
+It asks for nothing from anywhere, has no script, and its own Content-Security-
+Policy says so to the browser: the page shows what hostile programs wrote.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from evalbox.grade.chart import Bar, bars, duration, histogram
+from evalbox.grade.grader import Grading
+from evalbox.grade.markup import Html, document, element, join, style
+from evalbox.grade.verdict import Cause, Graded, printable
+
+SLOWEST: Final = 12
+ROWS_PER_CAUSE: Final = 200
+TASKS_IN_LABEL: Final = 40
+_CSS: Final = Path(__file__).with_name("report.css")
+
+
+def write_report(path: Path, grading: Grading, title: str) -> None:
+    """Writes the page.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    page = render(grading, title, datetime.now(UTC))
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def render(grading: Grading, title: str, when: datetime) -> str:
+    """The page as text; `title` says what was graded."""
+    title = printable(title)
+    css = _CSS.read_text(encoding="utf-8")
+    return document(
+        element("head", *_head(title, css)),
+        element(
+            "body",
+            element(
+                "header",
+                element("h1", "Grading report"),
+                element("p", f"{title}, {when:%Y-%m-%d %H:%M} UTC", class_="soft"),
+            ),
+            element("main", _figures(grading), *_charts(grading), *_failures(grading)),
+        ),
+    )
+
+
+def _head(title: str, css: str) -> list[Html]:
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return [
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("meta", name="referrer", content="no-referrer"),
+        element("title", f"{title}: grading report"),
+        style(css),
+    ]
+
+
+def _figures(grading: Grading) -> Html:
+    total, passed = len(grading.samples), grading.counts.get(Cause.PASSED, 0)
+    solved = len({sample.task_id for sample in grading.samples if sample.passed})
+    figures = [
+        *((f"pass@{k}", f"{value:.1%}") for k, value in grading.estimate.values.items()),
+        ("samples passed", f"{passed} of {total}"),
+        ("tasks solved", f"{solved} of {grading.attempted}"),
+        ("runs per second", f"{grading.runs_per_second:.1f}"),
+        ("all together", duration(grading.elapsed)),
+    ]
+    return element(
+        "dl",
+        *(element("div", element("dt", name), element("dd", value)) for name, value in figures),
+        class_="figures",
+    )
+
+
+# ---- charts -------------------------------------------------------------------
+
+
+def _charts(grading: Grading) -> list[Html]:
+    if not grading.samples:
+        return [element("p", "No samples were graded.")]
+    outcomes, times, slowest = _outcomes(grading), _times(grading), _slowest(grading)
+    return [element("div", outcomes, times, class_="charts"), slowest]
+
+
+def _section(heading: str, chart: Html, *caption: str) -> Html:
+    figure = element("figure", chart, element("figcaption", *caption))
+    return element("section", element("h2", heading), figure)
+
+
+def _outcomes(grading: Grading) -> Html:
+    total = len(grading.samples)
+    rows = [
+        Bar(f"{_name(cause)} ({cause.word})", count, f"{count} · {count / total:.1%}", cause.word)
+        for cause, count in grading.counts.items()
+    ]
+    return _section("Outcomes", bars("How the samples ended", rows), f"{total} samples by cause.")
+
+
+def _times(grading: Grading) -> Html:
+    passed = [sample.wall_time for sample in grading.samples if sample.passed]
+    failed = [sample.wall_time for sample in grading.samples if not sample.passed]
+    ordered = sorted([*passed, *failed])
+    told = (
+        f"Wall time per sample, start of the interpreter included. Median"
+        f" {duration(_quantile(ordered, 0.5))}, 95th percentile"
+        f" {duration(_quantile(ordered, 0.95))}, longest {duration(ordered[-1])}."
+    )
+    keys = join(
+        element("span", "passed", class_="key AC"), element("span", "failed", class_="key WA")
+    )
+    chart = histogram(f"How long the samples took. {told}", passed, failed)
+    return _section("Time", chart, told, keys)
+
+
+def _slowest(grading: Grading) -> Html:
+    slowest = heapq.nlargest(SLOWEST, grading.samples, key=lambda sample: sample.wall_time)
+    rows = [
+        Bar(
+            _label(sample),
+            sample.wall_time,
+            f"{duration(sample.wall_time)} · {sample.cause.word}",
+            sample.cause.word,
+        )
+        for sample in slowest
+    ]
+    shown = f"The {len(rows)} slowest of {len(grading.samples)} samples."
+    return _section("Slowest samples", bars("The slowest samples", rows), shown)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[math.ceil(share * len(ordered)) - 1]
+
+
+# ---- failures -----------------------------------------------------------------
+
+
+def _failures(grading: Grading) -> list[Html]:
+    causes = [cause for cause in grading.counts if cause is not Cause.PASSED]
+    if not causes:
+        return []
+    tables = [_table(cause, grading) for cause in causes]
+    return [element("section", element("h2", "Failures"), *tables)]
+
+
+def _table(cause: Cause, grading: Grading) -> Html:
+    count = grading.counts[cause]
+    of_cause = (sample for sample in grading.samples if sample.cause is cause)
+    rows = [_row(sample) for sample in _first(ROWS_PER_CAUSE, of_cause)]
+    head = [element("th", text, scope="col") for text in ("Sample", "First line")]
+    head.append(element("th", "Time", scope="col", class_="number"))
+    return join(
+        element(
+            "h3",
+            element("span", cause.word, class_=f"badge {cause.word}"),
+            f" {_name(cause)}: {count}",
+        ),
+        element("table", element("thead", element("tr", *head)), element("tbody", *rows)),
+        _left_out(len(rows), count),
+    )
+
+
+def _row(sample: Graded) -> Html:
+    return element(
+        "tr",
+        element("th", _label(sample), scope="row"),
+        element("td", element("code", sample.detail or "-", dir="auto"), class_="line"),
+        element("td", duration(sample.wall_time), class_="number"),
+    )
+
+
+def _left_out(shown: int, count: int) -> Html:
+    if shown == count:
+        return join()
+    told = f"The first {shown} of {count} are shown; the output of --json has all of them."
+    return element("p", told, class_="soft")
+
+
+def _first(count: int, samples: Iterable[Graded]) -> list[Graded]:
+    return [sample for _, sample in zip(range(count), samples, strict=False)]
+
+
+def _label(sample: Graded) -> str:
+    return printable(f"{sample.task_id} #{sample.number}")
+
+
+def _name(cause: Cause) -> str:
+    return cause.value.replace("_", " ")
