@@ -147,6 +147,19 @@ def test_a_test_that_passes_what_cannot_cross_is_not_the_samples_fault() -> None
     assert "builtin_function_or_method" in detail
 
 
+def test_an_object_of_the_sample_that_comes_back_to_it_is_a_wrong_answer() -> None:
+    test = "def check(candidate):\n    assert candidate([candidate(1)]) == 1\n"
+    cause, detail = judged(always(*value(object())), test)
+    assert cause == wire.WRONG_ANSWER
+    assert detail == "the test passes on <object object>, which the sample returned"
+
+
+@pytest.mark.parametrize("passed_in", ["iter([1])", "__import__('decimal').Decimal(1)"])
+def test_a_test_may_pass_iterators_and_exact_numbers(passed_in: str) -> None:
+    test = f"def check(candidate):\n    assert candidate({passed_in}) == 3\n"
+    assert judged(always(*value(3)), test) == (wire.PASSED, "")
+
+
 def test_a_test_may_use_the_helpers_of_the_prompt_and_the_name_of_the_function() -> None:
     reference = "def twice(x):\n    return 2 * x\ndef add(a, b):\n    return a + b\n"
     test = "def check(candidate):\n    assert add(1, 2) == twice(4)\n"

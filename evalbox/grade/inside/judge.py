@@ -4,6 +4,7 @@ It holds the only descriptor that the host reads a verdict from. The order is
 what keeps the test secret: fork first, then read the secret and the test.
 """
 
+import _signal  # type: ignore[import-not-found]  # the signal module takes a while to load
 import builtins
 import os
 import select
@@ -18,7 +19,6 @@ from evalbox.grade.inside.wire import (
     LINE_LIMIT,
     MEMORY_LIMIT,
     PASSED,
-    PLAIN,
     PROTOCOL,
     RUNTIME_ERROR,
     SECRET_BYTES,
@@ -26,6 +26,8 @@ from evalbox.grade.inside.wire import (
     SIGNALED,
     WRONG_ANSWER,
     Malformed,
+    Opaque,
+    crosses,
     decode,
     describe,
     encode,
@@ -96,8 +98,11 @@ class Candidate:
     def __call__(self, *args: object, **kwargs: object) -> object:
         given = [args, kwargs]
         foreign = _foreign(given)
-        if foreign:
-            self.fail(SETUP_ERROR, f"the test passes a {foreign}, which is not plain data")
+        if type(foreign) is Opaque:
+            self.fail(WRONG_ANSWER, f"the test passes on {foreign}, which the sample returned")
+        if foreign is not None:
+            kind = type(foreign).__name__
+            self.fail(SETUP_ERROR, f"the test passes a {kind}, which is not plain data")
         result, changed = self._ask(message(given))
         if self.raised is not None:
             raise self.raised
@@ -211,16 +216,16 @@ def _exception(names: "list[str]", text: str) -> Exception:
     return RaisedInSample(text)
 
 
-def _foreign(value: object) -> "str | None":
-    """The type of the first part that is not plain data."""
-    if type(value) not in PLAIN:
-        return type(value).__name__
+def _foreign(value: object) -> object:
+    """The first part that does not cross as plain data; None when all of it does."""
+    if not crosses(type(value)):
+        return value
     parts: list[object] = []
     if isinstance(value, dict):
         parts = [*value.keys(), *value.values()]
     elif isinstance(value, (list, tuple, set, frozenset)):
         parts = [*value]
-    return next((kind for kind in map(_foreign, parts) if kind), None)
+    return next((part for part in map(_foreign, parts) if part is not None), None)
 
 
 def _write_back(old: "Any", new: "Any") -> "Any":
@@ -303,6 +308,8 @@ def hide_memory() -> None:
 def main() -> "NoReturn":
     """Reads one job from stdin and writes one verdict, behind the secret, to stdout."""
     sys.meta_path.append(LateSite)
+    # The sample may signal the judge. That may end it, and not raise in its midst.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     hide_memory()
     job: Any = decode(read_body(0))
     source, entry_point = job

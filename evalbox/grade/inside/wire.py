@@ -82,8 +82,16 @@ _WRITERS: "dict[type, Callable[[Any], bytes]]" = {
     frozenset: lambda value: _items(b"Z", list(frozenset.__iter__(value))),
     range: lambda value: _items(b"r", [value.start, value.stop, value.step]),
 }
-PLAIN = frozenset(_WRITERS)
-_NUMBERS = {"Decimal": b"D", "Fraction": b"Q"}
+_NUMBERS = {("decimal", "Decimal"): b"D", ("fractions", "Fraction"): b"Q"}
+
+
+def _number_tag(kind: type) -> "bytes | None":
+    return _NUMBERS.get((kind.__module__, kind.__name__))
+
+
+def crosses(kind: type) -> bool:
+    """Whether a value of exactly this type arrives as one of the same type."""
+    return kind in _WRITERS or _number_tag(kind) is not None or hasattr(kind, "__next__")
 
 
 def _encode_other(value: "Any") -> bytes:
@@ -91,8 +99,9 @@ def _encode_other(value: "Any") -> bytes:
     for base, write in _WRITERS.items():
         if isinstance(value, base):
             return write(value)
-    if kind.__module__ in ("decimal", "fractions") and kind.__name__ in _NUMBERS:
-        return _sized(_NUMBERS[kind.__name__], str(value).encode())
+    tag = _number_tag(kind)
+    if tag:
+        return _sized(tag, str(value).encode())
     if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         return encode(value.item())
     if hasattr(kind, "__next__"):
