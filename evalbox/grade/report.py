@@ -118,8 +118,10 @@ def _times(grading: Grading) -> Html:
         f" {duration(_quantile(ordered, 0.5))}, 95th percentile"
         f" {duration(_quantile(ordered, 0.95))}, longest {duration(ordered[-1])}."
     )
-    keys = join(
-        element("span", "passed", class_="key AC"), element("span", "failed", class_="key WA")
+    keys = element(
+        "p",
+        element("span", "passed", class_="key AC"),
+        element("span", "failed", class_="key WA"),
     )
     chart = histogram(f"How long the samples took. {told}", passed, failed)
     return _section("Time", chart, told, keys)
