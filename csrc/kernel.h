@@ -2,6 +2,7 @@
 #ifndef EB_KERNEL_H
 #define EB_KERNEL_H
 
+#include <stdint.h>
 #include <sys/syscall.h>
 
 /* landlock_restrict_self(): nothing of the sandbox goes to the audit log, so a
@@ -13,5 +14,43 @@
 #define SYS_landlock_add_rule 445
 #define SYS_landlock_restrict_self 446
 #endif
+
+/* ---- Landlock: names and layouts of include/uapi/linux/landlock.h, Linux 7.2 ---- */
+
+#define EB_RULESET_VERSION (1U << 0) /* landlock_create_ruleset(): ask for the ABI */
+#define EB_RULE_PATH_BENEATH 1
+
+/* A kernel that knows only the first fields takes the rest when it is zero. */
+struct eb_ruleset_attr {
+    uint64_t handled_fs;
+    uint64_t handled_net;
+    uint64_t scoped;
+};
+
+struct eb_path_beneath {
+    uint64_t allowed_access;
+    int32_t parent_fd;
+} __attribute__((packed));
+
+#define EB_FS_EXECUTE (1ULL << 0)
+#define EB_FS_WRITE_FILE (1ULL << 1)
+#define EB_FS_READ_FILE (1ULL << 2)
+#define EB_FS_ABI_1 0x1fffULL /* these, READ_DIR, REMOVE_* and MAKE_* */
+#define EB_FS_REFER (1ULL << 13)
+#define EB_FS_TRUNCATE (1ULL << 14)
+#define EB_FS_IOCTL_DEV (1ULL << 15)
+#define EB_FS_RESOLVE_UNIX (1ULL << 16)
+/* What a rule on anything but a directory may grant. */
+#define EB_FS_OF_FILES                                                                         \
+    (EB_FS_EXECUTE | EB_FS_WRITE_FILE | EB_FS_READ_FILE | EB_FS_TRUNCATE | EB_FS_IOCTL_DEV |   \
+     EB_FS_RESOLVE_UNIX)
+
+#define EB_NET_BIND_TCP (1ULL << 0)
+#define EB_NET_CONNECT_TCP (1ULL << 1)
+#define EB_NET_BIND_UDP (1ULL << 2)
+#define EB_NET_CONNECT_SEND_UDP (1ULL << 3)
+
+#define EB_SCOPE_ABSTRACT_UNIX_SOCKET (1ULL << 0)
+#define EB_SCOPE_SIGNAL (1ULL << 1)
 
 #endif
