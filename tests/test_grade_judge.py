@@ -100,6 +100,11 @@ def test_an_exception_without_a_built_in_base_is_still_raised() -> None:
     assert judged(raising("KeyboardInterrupt", "BaseException"))[0] == wire.RUNTIME_ERROR
 
 
+def test_a_stop_iteration_of_the_sample_does_not_end_the_tests_own_iteration() -> None:
+    test = "def check(candidate):\n    assert all(map(lambda x: candidate(x) == x, [1, 2]))\n"
+    assert judged(raising("StopIteration", "Exception"), test)[0] == wire.RUNTIME_ERROR
+
+
 ENDINGS = {
     ("exit", "SystemExit: 0"): wire.EARLY_EXIT,
     ("compile", "SyntaxError: x"): wire.COMPILE_ERROR,
