@@ -48,7 +48,13 @@ WARNINGS = [
 ]
 OPTIMISE = ["-O2", "-D_FORTIFY_SOURCE=2"]
 # Fortified libc calls hide what the sanitizers want to see.
-SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+SANITIZE = [
+    "-O1",
+    "-g",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
 HARDEN_LINK = ["-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"]
 
 
