@@ -18,7 +18,8 @@
 /* ---- filter.c: rules -> BPF program (pure, no system call) -------------- */
 
 /* One test of a system call argument: (args[arg] & mask) == value, or != when
- * `negate` is set.  Arguments are 64 bits wide. */
+ * `negate` is set.  Arguments are 64 bits wide; the mask is not 0 and `value`
+ * has no bit outside it. */
 struct eb_test {
     uint8_t arg;
     uint8_t negate;
@@ -45,10 +46,10 @@ struct eb_rule {
 
 struct eb_filter_spec {
     uint32_t arch;           /* AUDIT_ARCH_*: anything else is killed */
-    uint32_t foreign_action; /* for another architecture, and x32 */
-    uint32_t default_action; /* for a number within the table without a rule */
+    uint32_t foreign_action; /* for another architecture, and for x32 numbers */
+    uint32_t default_action; /* for a number up to `last_nr` without a rule */
     uint32_t unknown_action; /* for a number above `last_nr` */
-    uint32_t last_nr;
+    uint32_t last_nr;        /* below 2^30, where the numbers of x32 begin */
     const struct eb_rule *rules; /* sorted by nr, each nr once */
     size_t n_rules;
     const struct eb_clause *clauses;
@@ -65,8 +66,9 @@ struct eb_insn {
     uint32_t k;
 };
 
-/* Writes the program to out[0..cap) and returns its length; -E2BIG when it
- * does not fit, -EINVAL when the spec contradicts itself. */
+/* Writes the program to out[0..cap) and returns its length; -E2BIG when it is
+ * longer than `cap` or EB_FILTER_MAX, -EINVAL when the spec contradicts itself.
+ * Uses 64 KiB of stack. */
 int eb_filter_compile(const struct eb_filter_spec *spec, struct eb_insn *out,
                       size_t cap);
 
