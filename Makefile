@@ -55,7 +55,7 @@ demo: $(BIN)/.built $(BIN)/.extra-cli $(BIN)/.extra-data ## grade a real data se
 
 # ---- tests -------------------------------------------------------------------
 
-TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli
+TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli $(BIN)/.extra-data
 
 .PHONY: test test-long test-all test-c test-asan docs-test
 test: $(TEST_READY) ## the suite in at most 8 minutes
@@ -105,9 +105,12 @@ format: $(LINT_READY) ## rewrite Python and C in the project's layout
 
 # ---- measurements ------------------------------------------------------------
 
-.PHONY: bench
+.PHONY: bench bench-micro
 bench: $(BIN)/.built $(BIN)/.extra-test ## cost of a run against the C floor (BENCH="--quick")
 	$(BIN)/python bench/run.py $(BENCH)
+
+bench-micro: $(BIN)/.built $(BIN)/.extra-test ## time per operation of single parts
+	$(BIN)/pytest bench/micro -o python_files='bench_*.py' -o python_functions='bench_*' $(PYTEST)
 
 .PHONY: clean
 clean: ## remove what the other targets made
