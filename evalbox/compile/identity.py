@@ -1,0 +1,187 @@
+"""Which uid a run gets when root starts it.
+
+A uid of its own, that owns nothing and is in no group, is the stronger choice:
+chmod and its like, prlimit and devices are closed by ordinary permissions, and
+RLIMIT_NPROC counts (it is void for uid 0). It is given up only where such a uid
+could not reach what the policy grants; then the run keeps uid 0 without any
+capability, and the report says so.
+
+Capabilities are what makes root reach everything: without them uid 0 is held by
+the permission bits like anyone else. Access lists (ACLs) are not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from evalbox.errors import PlanError
+from evalbox.policy import Policy
+from evalbox.resolve import Program
+
+# Entries of a granted tree that are looked at; the rest is taken to be alike.
+WALKED = 2000
+_LINKS = 40  # MAXSYMLINKS
+_READ, _WRITE, _SEARCH = 4, 2, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who starts the runs.
+
+    Attributes:
+        uid, gid: effective ones of this process.
+        groups: supplementary groups.
+        own_uids: whether it can give a run a uid of its own.
+        why_not: why it cannot; empty when it can.
+    """
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+    own_uids: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a run is.
+
+    Attributes:
+        kind: "own": a uid of its own; "caller": root's uid 0 without capabilities;
+            "user": the ordinary user that started it.
+        reason: why it is not "own"; empty when it is.
+    """
+
+    kind: Literal["own", "caller", "user"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """Whom the permission bits are asked for; uid -1 owns nothing."""
+
+    uid: int
+    groups: frozenset[int]
+
+    def may(self, status: os.stat_result, bits: int) -> bool:
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid == self.uid:
+            mode >>= 6
+        elif status.st_gid in self.groups:
+            mode >>= 3
+        return mode & bits == bits
+
+
+_NOBODY = _Who(-1, frozenset())
+
+
+def identity_for(policy: Policy, program: Program, caller: Caller) -> Identity:
+    """The strongest identity with which a run can do what its policy grants.
+
+    Raises:
+        PlanError: not even uid 0 without capabilities can reach what is granted.
+    """
+    if caller.uid != 0:
+        return Identity("user", f"started by uid {caller.uid}; only root can give a run its own")
+    obstacle = _obstacle(policy, program) if caller.own_uids else caller.why_not
+    if not obstacle:
+        return Identity("own")
+    _check_reach(policy, program, _Who(0, caller.groups | {caller.gid}))
+    return Identity("caller", obstacle)
+
+
+def _obstacle(policy: Policy, program: Program) -> str:
+    """What a uid that owns nothing could not do; empty when it can do all."""
+    for path, what in _asked(policy, program):
+        if closed := _closed(path, what, _NOBODY):
+            return f"{closed} is closed to a uid of its own"
+    for paths, bits in ((policy.read, _READ), (policy.write, _READ | _WRITE)):
+        for path in paths:
+            if closed := _closed_below(os.path.realpath(path), bits):
+                return f"{closed} is closed to a uid of its own"
+    return ""
+
+
+def _check_reach(policy: Policy, program: Program, who: _Who) -> None:
+    for path, bits in _asked(policy, program):
+        if closed := _closed(path, bits, who):
+            status = os.stat(closed)
+            mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
+            raise PlanError(
+                f"{path} cannot be reached: {closed} (mode {mode:04o}, uid {owner}) is closed to"
+                f" uid {who.uid} without capabilities; open it (chmod o+rx {closed}) or"
+                f" start the run as uid {owner}"
+            )
+
+
+def _asked(policy: Policy, program: Program) -> Iterator[tuple[str, int]]:
+    """Every path that must be reached, and what must be allowed there."""
+    if not program.in_workspace:
+        yield program.executable, _SEARCH
+    for path in (*program.grants, *policy.read):
+        yield path, _READ
+    for path in policy.write:
+        yield path, _READ | _WRITE
+
+
+def _closed(path: str, bits: int, who: _Who) -> str:
+    """The first directory on the way, or the path itself, that refuses; "" when none."""
+    at = "/"
+    for at, is_last in _steps(path):
+        status = os.stat(at)
+        wanted = _for_type(bits, status) if is_last else _SEARCH
+        if not who.may(status, wanted):
+            return at
+    return ""
+
+
+def _for_type(bits: int, status: os.stat_result) -> int:
+    """A directory that is read is also entered."""
+    return bits | _SEARCH if stat.S_ISDIR(status.st_mode) else bits
+
+
+def _steps(path: str) -> Iterator[tuple[str, bool]]:
+    """Every directory that the kernel enters on the way, through links, then the end."""
+    rest = path.split("/")[::-1]
+    at, links = "/", 0
+    while rest:
+        part = rest.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            at = os.path.dirname(at)
+            continue
+        yield at, False
+        after = os.path.join(at, part)
+        if not os.path.islink(after) or links == _LINKS:
+            at = after
+            continue
+        links += 1
+        target = os.readlink(after)
+        at = "/" if target.startswith("/") else at
+        rest.extend(target.split("/")[::-1])
+    yield at, True
+
+
+def _closed_below(root: str, bits: int) -> str:
+    """The first of the entries looked at that refuses a uid of its own; "" when none."""
+    left = WALKED
+    folders = [root] if os.path.isdir(root) else []
+    while folders and left:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                left -= 1
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISLNK(status.st_mode):
+                    continue
+                if not _NOBODY.may(status, _for_type(bits, status)):
+                    return entry.path
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append(entry.path)
+                if not left:
+                    break
+    return ""
