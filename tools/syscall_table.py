@@ -81,7 +81,7 @@ _AARCH64 = """
 
 
 def _numbers(lines: str) -> dict[str, int]:
-    numbers = {{}}
+    numbers: dict[str, int] = {{}}
     for line in lines.split("\\n"):
         first, *names = line.split() or ["0"]
         numbers.update((name, int(first) + offset) for offset, name in enumerate(names))

@@ -1,0 +1,294 @@
+"""What a program may ask of the kernel: one table with a default.
+
+A call that is not in the table is denied with EPERM. Calls that runtimes probe
+for are answered as an older kernel would (ENOSYS, ENOTSUP, ENOTTY), and what a
+C library or a common tool tries on its own and gets over is REFUSED: neither is
+deadly under on_denied="kill", DENIED is.
+
+Facts behind the argument rules:
+
+- the kernel reads an int argument from the low 32 bits of the register, so only
+  those are compared; the type of a socket has flags above its low four bits;
+- the mode of open and openat is junk unless the flags create a file;
+- a datagram socket made by socketpair can still be sent or connected to a path
+  (net/unix/af_unix.c), a stream or packet socket cannot: EISCONN;
+- prlimit64 and sched_set* reach other processes of the same uid, Landlock or not;
+- a piped core_pattern ignores RLIMIT_CORE 0 but honours the 1 that we set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from evalbox.compile.seccomp import (
+    ALLOW,
+    ENOSYS,
+    ENOTSUP,
+    ENOTTY,
+    EPERM,
+    IGNORED,
+    LONG,
+    Clause,
+    ArgTest,
+    Verdict,
+    any_bit,
+    none_of,
+    only,
+    unless,
+)
+from evalbox.policy import NetworkMode
+
+Verdicts = Mapping[str, Verdict]
+
+# Stands for EPERM or, under on_denied="kill", for a notification. As an action
+# it would kill: one that is forgotten fails closed.
+DENIED = 0
+# EPERM either way.
+REFUSED = EPERM
+
+# ---- values of arguments (include/uapi) ------------------------------------------
+
+SET_ID_BITS = 0o6000
+CREATES_FILE = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE
+NAMESPACES = 0x7E020000  # every CLONE_NEW* that clone knows
+RLIMIT_CORE = 4
+PRIO_PROCESS = 0
+IOPRIO_WHO_PROCESS = 1
+PERSONALITY = (0, 0xFFFFFFFF)  # PER_LINUX, query
+
+IOCTLS = {
+    "TCGETS": 0x5401,
+    "TIOCGPGRP": 0x540F,
+    "TIOCGWINSZ": 0x5413,
+    "FIONREAD": 0x541B,
+    "FIONBIO": 0x5421,
+    "FIONCLEX": 0x5450,
+    "FIOCLEX": 0x5451,
+    "FICLONE": 0x40049409,
+}
+PRCTLS = {
+    "PR_SET_PDEATHSIG": 1,
+    "PR_GET_PDEATHSIG": 2,
+    "PR_GET_DUMPABLE": 3,
+    "PR_GET_KEEPCAPS": 7,
+    "PR_GET_TIMING": 13,
+    "PR_SET_NAME": 15,
+    "PR_GET_NAME": 16,
+    "PR_GET_SECCOMP": 21,
+    "PR_CAPBSET_READ": 23,
+    "PR_GET_TSC": 25,
+    "PR_GET_SECUREBITS": 27,
+    "PR_SET_TIMERSLACK": 29,
+    "PR_GET_TIMERSLACK": 30,
+    "PR_MCE_KILL_GET": 34,
+    "PR_SET_CHILD_SUBREAPER": 36,
+    "PR_GET_CHILD_SUBREAPER": 37,
+    "PR_SET_NO_NEW_PRIVS": 38,
+    "PR_GET_NO_NEW_PRIVS": 39,
+    "PR_GET_TID_ADDRESS": 40,
+    "PR_SET_THP_DISABLE": 41,
+    "PR_GET_THP_DISABLE": 42,
+    "PR_SVE_SET_VL": 50,
+    "PR_SVE_GET_VL": 51,
+    "PR_GET_SPECULATION_CTRL": 52,
+    "PR_PAC_RESET_KEYS": 54,
+    "PR_SET_TAGGED_ADDR_CTRL": 55,
+    "PR_GET_TAGGED_ADDR_CTRL": 56,
+    "PR_SET_MDWE": 65,
+    "PR_GET_MDWE": 66,
+    "PR_GET_SHADOW_STACK_STATUS": 74,
+    "PR_SET_SHADOW_STACK_STATUS": 75,
+    "PR_LOCK_SHADOW_STACK_STATUS": 76,
+    "PR_SET_VMA": 0x53564D41,
+}
+# Signals to others, growing pipes, and leases, which hold up who opens the file.
+FCNTLS_REFUSED = {
+    "F_SETOWN": 8,
+    "F_SETSIG": 10,
+    "F_SETOWN_EX": 15,
+    "F_SETLEASE": 1024,
+    "F_NOTIFY": 1026,
+    "F_SETPIPE_SZ": 1031,
+}
+
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
+SOCKET_TYPE = 0xF
+IPPROTO_TCP, IPPROTO_UDP = 6, 17
+SOL_SOCKET = 1
+MSG_FASTOPEN = 0x20000000
+# Sizes that the kernel caps silently anyway; the two FORCE options need a capability.
+BUFFER_SIZES = (7, 8)  # SO_SNDBUF, SO_RCVBUF
+BUFFER_SIZES_FORCED = (32, 33)
+TCP_FASTOPENS = (23, 30)  # TCP_FASTOPEN, TCP_FASTOPEN_CONNECT
+
+# ---- the table --------------------------------------------------------------------
+
+
+def _new_mode(arg: int) -> Verdict:
+    return unless(Clause(DENIED, (any_bit(arg, SET_ID_BITS),)))
+
+
+def _open_mode(flags: int, mode: int) -> Verdict:
+    return unless(Clause(DENIED, (any_bit(flags, CREATES_FILE), any_bit(mode, SET_ID_BITS))))
+
+
+def _option(level: int, name: int) -> tuple[ArgTest, ...]:
+    return (ArgTest(1, level), ArgTest(2, name))
+
+
+_ONLY_SELF = only(0, (0,), REFUSED)
+_NO_FASTOPEN = {arg: unless(Clause(DENIED, (any_bit(arg, MSG_FASTOPEN),))) for arg in (2, 3)}
+
+_ROWS: tuple[tuple[Verdict, str], ...] = (
+    # ---- allowed -------------------------------------------------------------
+    # files by descriptor
+    (Verdict(ALLOW), "read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2"),
+    (Verdict(ALLOW), "lseek close close_range dup dup2 dup3 fstat fstatfs ftruncate fallocate"),
+    (Verdict(ALLOW), "fsync fdatasync sync_file_range fadvise64 flock getdents64 fchdir"),
+    (Verdict(ALLOW), "sendfile copy_file_range splice tee pipe pipe2"),
+    # files by path: Landlock decides which
+    (Verdict(ALLOW), "stat lstat newfstatat statx statfs access faccessat faccessat2 readlink"),
+    (Verdict(ALLOW), "readlinkat truncate chdir getcwd umask rename renameat renameat2 rmdir"),
+    (Verdict(ALLOW), "link linkat symlink symlinkat unlink unlinkat"),
+    (Verdict(ALLOW), "utime utimes futimesat utimensat"),
+    # waiting
+    (Verdict(ALLOW), "poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait"),
+    (Verdict(ALLOW), "epoll_pwait epoll_pwait2 eventfd2 signalfd4 timerfd_create timerfd_settime"),
+    (Verdict(ALLOW), "timerfd_gettime futex restart_syscall"),
+    # memory; writable and executable at once too, because JITs need it
+    (Verdict(ALLOW), "mmap munmap mprotect mremap madvise msync mincore brk membarrier"),
+    # processes and threads
+    (Verdict(ALLOW), "fork vfork execve execveat exit exit_group wait4 waitid set_tid_address"),
+    (Verdict(ALLOW), "arch_prctl rseq set_robust_list getpid getppid gettid getpgid getpgrp"),
+    (Verdict(ALLOW), "getsid setpgid setsid getrlimit getrusage times sysinfo uname getcpu"),
+    (
+        Verdict(ALLOW),
+        "sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_getattr",
+    ),
+    (Verdict(ALLOW), "sched_get_priority_max sched_get_priority_min sched_rr_get_interval"),
+    (Verdict(ALLOW), "getpriority ioprio_get"),
+    # identity; setting works only to what one already is
+    (Verdict(ALLOW), "getuid geteuid getgid getegid getresuid getresgid getgroups capget"),
+    (Verdict(ALLOW), "setuid setgid setreuid setregid setresuid setresgid"),
+    # signals: Landlock keeps them inside
+    (Verdict(ALLOW), "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend"),
+    (Verdict(ALLOW), "rt_sigtimedwait rt_sigqueueinfo rt_tgsigqueueinfo sigaltstack pause"),
+    (Verdict(ALLOW), "kill tkill tgkill"),
+    # time
+    (Verdict(ALLOW), "time gettimeofday clock_gettime clock_getres clock_nanosleep nanosleep"),
+    (Verdict(ALLOW), "alarm getitimer setitimer timer_create timer_settime timer_gettime"),
+    (Verdict(ALLOW), "timer_getoverrun timer_delete"),
+    (Verdict(ALLOW), "getrandom"),
+    # the ends of a socketpair
+    (Verdict(ALLOW), "sendto recvfrom sendmsg recvmsg shutdown getsockname getpeername getsockopt"),
+    # ---- decided by the arguments ---------------------------------------------
+    (_open_mode(1, 2), "open"),
+    (_open_mode(2, 3), "openat"),
+    (_new_mode(1), "chmod fchmod creat mkdir mknod"),
+    (_new_mode(2), "fchmodat fchmodat2 mkdirat mknodat"),
+    (unless(Clause(DENIED, (any_bit(0, NAMESPACES),))), "clone"),
+    (
+        unless(
+            Clause(DENIED, none_of(0, (0,))),
+            Clause(REFUSED, (ArgTest(1, RLIMIT_CORE), ArgTest(2, 0, mask=LONG, negate=True))),
+        ),
+        "prlimit64",
+    ),
+    (unless(Clause(REFUSED, (ArgTest(0, RLIMIT_CORE),))), "setrlimit"),
+    # A thread may be set only as 0, which is the caller: a thread's own number
+    # cannot be told from another process'.
+    (_ONLY_SELF, "sched_setparam sched_setscheduler sched_setaffinity sched_setattr"),
+    (Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, PRIO_PROCESS), ArgTest(1, 0))),)), "setpriority"),
+    (Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, IOPRIO_WHO_PROCESS), ArgTest(1, 0))),)), "ioprio_set"),
+    (only(1, IOCTLS.values(), ENOTTY), "ioctl"),
+    (only(0, PRCTLS.values(), REFUSED), "prctl"),
+    (unless(*(Clause(REFUSED, (ArgTest(1, cmd),)) for cmd in FCNTLS_REFUSED.values())), "fcntl"),
+    (only(0, PERSONALITY, REFUSED), "personality"),
+    (
+        unless(
+            Clause(DENIED, none_of(0, (AF_UNIX,))),
+            Clause(DENIED, none_of(1, (SOCK_STREAM, SOCK_SEQPACKET), SOCKET_TYPE)),
+        ),
+        "socketpair",
+    ),
+    (
+        unless(
+            *(Clause(IGNORED, _option(SOL_SOCKET, name)) for name in BUFFER_SIZES),
+            *(Clause(REFUSED, _option(SOL_SOCKET, name)) for name in BUFFER_SIZES_FORCED),
+            *(Clause(REFUSED, _option(IPPROTO_TCP, name)) for name in TCP_FASTOPENS),
+        ),
+        "setsockopt",
+    ),
+    # ---- as an older kernel, or one without the feature, would answer ----------
+    (Verdict(ENOSYS), "clone3 openat2 memfd_create memfd_secret"),
+    (Verdict(ENOSYS), "io_uring_setup io_uring_enter io_uring_register"),
+    (Verdict(ENOSYS), "io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents"),
+    (Verdict(ENOSYS), "pidfd_open pidfd_send_signal pidfd_getfd"),
+    (Verdict(ENOSYS), "shmget shmat shmctl shmdt semget semop semctl semtimedop"),
+    (Verdict(ENOSYS), "msgget msgsnd msgrcv msgctl"),
+    (Verdict(ENOSYS), "mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr"),
+    (Verdict(ENOSYS), "mbind set_mempolicy get_mempolicy set_mempolicy_home_node migrate_pages"),
+    (Verdict(ENOSYS), "move_pages pkey_alloc pkey_free pkey_mprotect mseal map_shadow_stack"),
+    (Verdict(ENOSYS), "futex_waitv futex_wake futex_wait futex_requeue cachestat statmount"),
+    (Verdict(ENOSYS), "listmount listns lsm_get_self_attr lsm_set_self_attr lsm_list_modules"),
+    (Verdict(ENOSYS), "open_tree_attr file_getattr file_setattr rseq_slice_yield uretprobe uprobe"),
+    # shutil.copy2 gets over this one, and not over EPERM
+    (Verdict(ENOTSUP), "getxattr lgetxattr fgetxattr getxattrat"),
+    (Verdict(ENOTSUP), "listxattr llistxattr flistxattr listxattrat"),
+    # ---- refused, but tried by ordinary programs --------------------------------
+    (Verdict(REFUSED), "chown fchown lchown fchownat setgroups setfsuid setfsgid capset"),
+    (Verdict(REFUSED), "mlock mlock2 munlock mlockall munlockall readahead vmsplice sync syncfs"),
+    (Verdict(REFUSED), "inotify_init inotify_init1 inotify_add_watch inotify_rm_watch"),
+)
+
+# The C library itself tries these two families, for the name service cache and
+# for name lookup.
+_PROBED_FAMILIES = (
+    Clause(REFUSED, (ArgTest(0, AF_UNIX),)),
+    Clause(REFUSED, (ArgTest(0, AF_NETLINK),)),
+)
+
+
+def _names(*lines: str) -> frozenset[str]:
+    return frozenset(name for line in lines for name in line.split())
+
+
+def _by_name(rows: Iterable[tuple[Verdict, str]]) -> dict[str, Verdict]:
+    return {name: verdict for verdict, names in rows for name in names.split()}
+
+
+TABLE: Verdicts = _by_name(_ROWS)
+DEFAULT = Verdict(DENIED)
+
+NETWORK: Mapping[NetworkMode, Verdicts] = {
+    "none": {"socket": Verdict(DENIED, _PROBED_FAMILIES)},
+    "host": _by_name(
+        (
+            (
+                unless(
+                    *_PROBED_FAMILIES,
+                    Clause(DENIED, none_of(0, (AF_INET, AF_INET6))),
+                    Clause(DENIED, none_of(1, (SOCK_STREAM, SOCK_DGRAM), SOCKET_TYPE)),
+                    Clause(DENIED, none_of(2, (0, IPPROTO_TCP, IPPROTO_UDP))),
+                ),
+                "socket",
+            ),
+            (Verdict(ALLOW), "connect bind listen accept accept4 recvmmsg"),
+            (_NO_FASTOPEN[2], "sendmsg"),
+            (_NO_FASTOPEN[3], "sendto sendmmsg"),
+        )
+    ),
+}
+
+# What the owner of a file may do to it wherever it is: Landlock does not ask.
+OWNER_CALLS = _names(
+    "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat",
+    "utime utimes utimensat futimesat",
+)
+
+# Launcher and init do these, and so does the child before its own filter.
+LAUNCHER_CALLS = _names(
+    "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset setgroups",
+    "setfsuid setfsgid fchown fchownat fcntl prctl memfd_create pidfd_open",
+)
