@@ -1,0 +1,250 @@
+"""How each property is held in the process tier: the table behind every report.
+
+A property has rows, tried in order; the first whose condition is true says how it
+is held. A condition knows only the Situation, so the same table answers for a
+run, for `evalbox doctor` and for a host that one does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from evalbox._values import FrozenMap
+from evalbox.compile.identity import Identity
+from evalbox.compile.syscalls import unfiltered
+from evalbox.limits import Limits
+from evalbox.output import Enforcement, Level
+from evalbox.policy import PROPERTIES, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that the table asks about.
+
+    Attributes:
+        abi: of Landlock, 0 without it.
+        seccomp: whether filters can be installed.
+        identity: who the run is.
+        granted: properties that the policy itself gives up.
+        unlimited: properties whose limit is None.
+    """
+
+    abi: int
+    seccomp: bool
+    identity: Identity
+    granted: frozenset[str]
+    unlimited: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`reason` says why it is not more, `remedy` what would bring more."""
+
+    when: Callable[[Situation], bool]
+    level: Level
+    mechanism: str
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How a property is held, and what would hold it better."""
+
+    enforcement: Enforcement
+    remedy: str
+
+
+def situation(
+    abi: int, seccomp: bool, policy: Policy, limits: Limits, identity: Identity
+) -> Situation:
+    unlimited = frozenset(name for name in _LIMITED if getattr(limits, name) is None)
+    return Situation(abi, seccomp, identity, unfiltered(policy), unlimited)
+
+
+# Properties with a limit of the same name in Limits; `cpu` is called cpu_time there.
+_LIMITED = ("processes", "memory", "cpu_time", "disk", "output", "wall_time")
+_LIMIT_OF = {"cpu": "cpu_time"}
+
+
+def _always(_: Situation) -> bool:
+    return True
+
+
+def _no_seccomp(at: Situation) -> bool:
+    return not at.seccomp
+
+
+def _abi(least: int) -> Callable[[Situation], bool]:
+    return lambda at: at.abi >= least
+
+
+def _is(kind: str) -> Callable[[Situation], bool]:
+    return lambda at: at.identity.kind == kind
+
+
+_ROOT = "run as root, which gives each run a uid of its own"
+_OWN_UID = "grant nothing that only root may read or write, so that a run gets a uid of its own"
+_NO_LANDLOCK = Row(
+    _always,
+    "none",
+    "",
+    "this kernel offers no Landlock",
+    "Linux 6.12 or newer with landlock among its security modules (lsm=landlock,...)",
+)
+_NO_FILTER = Row(
+    _no_seccomp,
+    "none",
+    "",
+    "this kernel offers no seccomp filters",
+    "a kernel with CONFIG_SECCOMP_FILTER=y",
+)
+_WATCH = "looked at every 10 ms, so it can be passed for that long"
+
+TABLE: dict[str, tuple[Row, ...]] = {
+    "fs_read": (Row(_abi(1), "enforced", "Landlock"), _NO_LANDLOCK),
+    "fs_write": (
+        Row(_abi(3), "enforced", "Landlock"),
+        Row(
+            _abi(1),
+            "partial",
+            "Landlock",
+            "before ABI 3 truncate() empties any file that the uid may write",
+            "Linux 6.2 or newer",
+        ),
+        _NO_LANDLOCK,
+    ),
+    "fs_metadata": (
+        Row(
+            _is("own"),
+            "partial",
+            "own uid",
+            "nothing outside can be changed, but stat() tells what exists",
+        ),
+        _NO_FILTER,
+        Row(
+            _is("caller"),
+            "partial",
+            "seccomp",
+            "chmod, chown and utime are denied everywhere, but stat() tells what exists",
+        ),
+        Row(
+            _is("user"),
+            "none",
+            "",
+            "chmod and utime reach the caller's own files, and stat() tells what exists",
+            _ROOT,
+        ),
+    ),
+    "signals": (
+        Row(_abi(6), "enforced", "Landlock scope"),
+        Row(_is("own"), "enforced", "own uid"),
+        Row(
+            _always,
+            "none",
+            "",
+            "before Landlock ABI 6 every process of the same uid can be signalled",
+            f"Linux 6.12 or newer; or {_ROOT}",
+        ),
+    ),
+    "ptrace": (Row(_abi(1), "enforced", "Landlock domain, seccomp"), _NO_LANDLOCK),
+    "prlimit": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
+    "unix_path": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
+    "unix_abstract": (
+        _NO_FILTER,
+        Row(_abi(6), "enforced", "seccomp, Landlock scope"),
+        Row(_always, "enforced", "seccomp"),
+    ),
+    "tcp": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
+    "udp": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
+    "proc_view": (
+        Row(
+            _abi(1),
+            "partial",
+            "Landlock",
+            "nothing about other processes can be read, but which exist and whose they are",
+        ),
+        _NO_LANDLOCK,
+    ),
+    "processes": (
+        Row(_is("own"), "enforced", "RLIMIT_NPROC of an own uid"),
+        Row(
+            _is("user"),
+            "partial",
+            "RLIMIT_NPROC",
+            "the kernel counts all processes of the caller's uid together",
+            _ROOT,
+        ),
+        Row(_always, "none", "", "RLIMIT_NPROC is void for uid 0", _OWN_UID),
+    ),
+    "memory": (
+        Row(
+            _always,
+            "partial",
+            "watch of the tree",
+            f"{_WATCH}; shared memory that no process maps at that moment is not seen",
+        ),
+    ),
+    "cpu": (
+        Row(
+            _always,
+            "partial",
+            "watch of the tree, RLIMIT_CPU",
+            f"{_WATCH}; a process that lives shorter and is reaped unseen does not count",
+        ),
+    ),
+    "disk": (
+        Row(
+            _always,
+            "partial",
+            "watch of the workspace, RLIMIT_FSIZE",
+            f"{_WATCH}; files that are open and have no name any more do not count",
+        ),
+    ),
+    "output": (Row(_always, "enforced", "init"),),
+    "wall_time": (Row(_always, "enforced", "init"),),
+    "tree_kill": (
+        Row(_abi(6), "enforced", "kill(-1) inside a Landlock scope"),
+        Row(
+            _always,
+            "partial",
+            "walk of the tree",
+            "before Landlock ABI 6 a process that forks faster than it is found can get away",
+            "Linux 6.12 or newer",
+        ),
+    ),
+}
+
+_GRANTED = Row(_always, "enforced", "granted")
+
+
+@lru_cache(maxsize=256)
+def held(at: Situation) -> FrozenMap[Held]:
+    """How every property is held in this situation."""
+    return FrozenMap({name: _held(name, _row(name, at), at) for name in PROPERTIES})
+
+
+@lru_cache(maxsize=256)
+def enforcement(at: Situation) -> FrozenMap[Enforcement]:
+    """The same as a report has it."""
+    return FrozenMap({name: item.enforcement for name, item in held(at).items()})
+
+
+def _row(name: str, at: Situation) -> Row:
+    if name in at.granted or _LIMIT_OF.get(name, name) in at.unlimited:
+        return _GRANTED
+    return next(row for row in TABLE[name] if row.when(at))
+
+
+def _held(name: str, row: Row, at: Situation) -> Held:
+    reason = row.reason
+    # Why the run has no uid of its own is a part of why it has no more than this.
+    if name in _BY_IDENTITY and row.level != "enforced" and at.identity.reason:
+        reason = f"{reason} ({at.identity.reason})"
+    return Held(Enforcement(row.level, row.mechanism, reason), row.remedy or _NAMESPACES)
+
+
+_BY_IDENTITY = frozenset({"fs_metadata", "signals", "processes"})
+_NAMESPACES = "none in this version: it takes namespaces or cgroups; leave it out of `require`"
