@@ -54,6 +54,8 @@ NAMESPACES = 0x7E020000  # every CLONE_NEW* that clone knows
 RLIMIT_CORE = 4
 PRIO_PROCESS = 0
 IOPRIO_WHO_PROCESS = 1
+SMALLEST_ACL = 28  # bytes: a header of 4 and three entries of 8, linux/posix_acl_xattr.h
+XATTR_SETTERS = "setxattr lsetxattr fsetxattr"
 PERSONALITY = (0, 0xFFFFFFFF)  # PER_LINUX, query
 
 IOCTLS = {
@@ -236,6 +238,8 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
     # shutil.copy2 gets over this one, and not over EPERM
     (Verdict(ENOTSUP), "getxattr lgetxattr fgetxattr getxattrat"),
     (Verdict(ENOTSUP), "listxattr llistxattr flistxattr listxattrat"),
+    # cp -p sets the access rights once more as an ACL and gets over ENOTSUP only.
+    (Verdict(DENIED, (Clause(ENOTSUP, (ArgTest(3, SMALLEST_ACL),)),)), XATTR_SETTERS),
     # ---- refused, but tried by ordinary programs --------------------------------
     (Verdict(REFUSED), "chown fchown lchown fchownat setgroups setfsuid setfsgid capset"),
     (Verdict(REFUSED), "mlock mlock2 munlock mlockall munlockall readahead vmsplice sync syncfs"),
@@ -287,8 +291,10 @@ OWNER_CALLS = _names(
     "utime utimes utimensat futimesat",
 )
 
-# Launcher and init do these, and so does the child before its own filter.
+# Launcher and init do these, and so does the child before its own filter. What
+# they ask of prctl, fcntl and the rest any program may: each name here costs
+# time in every run, because the child's filter is installed anew.
 LAUNCHER_CALLS = _names(
     "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset setgroups",
-    "setfsuid setfsgid fchown fchownat fcntl prctl memfd_create pidfd_open",
+    "setfsuid setfsgid fchown fchownat memfd_create",
 )
