@@ -12,6 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 from evalbox.compile.paths import PathRule, path_rules
 from evalbox.errors import PlanError
@@ -67,6 +68,12 @@ class PathDescriptors:
             return True
         self._checked = now
         return _identities(self._system) == self._system and _newest(_WATCHED) == self._appeared
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         entries, self.entries = self.entries, ()
