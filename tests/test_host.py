@@ -32,6 +32,7 @@ FULL = Host(
     landlock=facts.Landlock(10),
     seccomp=True,
     notification=True,
+    proc=True,
     caller=Caller(0, 0, frozenset(), own_uids=True),
     uids=facts.UID_RANGES[0],
     places=(),
@@ -185,11 +186,13 @@ def test_a_required_property_that_the_kernel_lacks_names_the_kernel_that_has_it(
     assert with_abi(5).check(weaker, Limits(), USER)["signals"].level == "none"
 
 
-def test_without_landlock_nothing_runs_whatever_is_required() -> None:
+def test_without_landlock_seccomp_and_proc_nothing_runs_whatever_is_required() -> None:
     old = replace(FULL, landlock=facts.Landlock(0, errno.ENOSYS))
     with pytest.raises(UnsupportedError, match="Landlock") as caught:
         old.check(Policy(require=()), Limits(), OWN)
     assert caught.value.property == "fs_read"
+    with pytest.raises(UnsupportedError, match="mount -t proc"):
+        replace(FULL, proc=False).check(Policy(require=()), Limits(), OWN)
     with pytest.raises(UnsupportedError, match="seccomp"):
         replace(FULL, seccomp=False).check(Policy(require=()), Limits(), OWN)
 

@@ -217,6 +217,21 @@ def test_a_policys_path_that_changes_is_noticed_at_once(
         assert not owner.still_hold()
 
 
+def test_a_program_that_is_built_anew_is_noticed_at_once(tmp_path: Path) -> None:
+    tool = tmp_path / "tool"
+    shutil.copy2("/bin/true", tool)
+    with PathDescriptors(Policy(), resolve(Plan([tool]))) as owner:
+        assert owner.still_hold()
+        shutil.copy2("/bin/true", tmp_path / "new")
+        (tmp_path / "new").rename(tool)
+        assert not owner.still_hold()
+
+
+def test_a_program_of_the_system_is_not_asked_for_each_time() -> None:
+    with PathDescriptors(Policy(), resolve(Plan(["sh"]))) as owner:
+        assert owner._own == {}
+
+
 def test_a_file_of_the_system_that_is_replaced_is_noticed_within_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ class PathDescriptors:
         """
         # Looked at before they are opened: what is replaced in between is noticed.
         # The policy's paths go by the name that it has for them, which may be a link.
-        self._own = _identities((*policy.read, *policy.write))
+        own = _identities((*policy.read, *policy.write, *program.grants))
         self._appeared = _newest(_WATCHED)
         self.rules, fds = _open_all(policy, program)
         self.entries = tuple(
@@ -54,12 +54,19 @@ class PathDescriptors:
         self._system = {
             rule.path: _identity_in(os.fstat(fd)) for fd, rule in zip(fds, self.rules, strict=True)
         }
+        # A program's part that a directory's rule covers is found anew at each open.
+        self._own = {
+            path: known
+            for path, known in own.items()
+            if path in self._system or path not in program.grants
+        }
         self._checked = time.monotonic()
 
     def still_hold(self) -> bool:
         """Whether every path still leads to what was opened.
 
-        The policy's own paths are asked each time, the system's once a second.
+        The paths of the policy and the program, which may be built anew between
+        two runs, are asked each time; the system's once a second.
         """
         if _identities(self._own) != self._own:
             return False

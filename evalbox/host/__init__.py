@@ -7,6 +7,7 @@ host().missing                                 what is not held by default, and 
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +55,7 @@ class Host:
         landlock: ABI, and the error where there is none.
         seccomp: whether filters can be installed (Linux 3.17).
         notification: whether on_denied="kill" is possible (Linux 5.0).
+        proc: whether /proc is mounted; descriptors are checked and trees counted there.
         caller: who starts the runs.
         uids: the range from which root gives each run its own; None without one.
         places: directories for workspaces, the best first.
@@ -66,6 +68,7 @@ class Host:
     landlock: facts.Landlock
     seccomp: bool
     notification: bool
+    proc: bool
     caller: Caller
     uids: range | None
     places: tuple[facts.Place, ...]
@@ -110,16 +113,16 @@ class Host:
             )
         if policy.on_denied == "kill" and not self.notification:
             raise UnsupportedError("on_denied", *_NO_NOTIFICATION)
-        if not self.seccomp or not self.landlock.abi:
-            name, reason, remedy = self._no_base()
-            raise UnsupportedError(name, reason, remedy)
-
-    def _no_base(self) -> tuple[str, str, str]:
-        """Without these two nothing can be confined, whatever a policy requires."""
+        # Without these nothing can be confined, whatever a policy requires.
+        if not self.proc:
+            raise UnsupportedError("anything", "/proc is not mounted", "mount -t proc proc /proc")
         if not self.seccomp:
-            return "prlimit", "seccomp filters cannot be installed", "CONFIG_SECCOMP_FILTER=y"
-        reason = f"Landlock is not available (errno {self.landlock.error})"
-        return "fs_read", reason, facts.landlock_remedy(self.landlock)
+            raise UnsupportedError(
+                "prlimit", "seccomp filters cannot be installed", "CONFIG_SECCOMP_FILTER=y"
+            )
+        if not self.landlock.abi:
+            reason = f"Landlock is not available (errno {self.landlock.error})"
+            raise UnsupportedError("fs_read", reason, facts.landlock_remedy(self.landlock))
 
     def _held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
         return held(situation(self.landlock.abi, self.seccomp, policy, limits, identity))
@@ -146,7 +149,8 @@ class Host:
     @property
     def ok(self) -> bool:
         """Whether the default policy is enforced in full."""
-        return not CORE & {item.thing for item in self.missing} and self.machine in MACHINES
+        lacking = CORE & {item.thing for item in self.missing}
+        return not lacking and self.proc and self.machine in MACHINES
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON-safe values."""
@@ -186,6 +190,7 @@ def host() -> Host:
         landlock=facts.landlock(),
         seccomp=facts.seccomp_filter(),
         notification=facts.seccomp_notification(),
+        proc=os.path.exists("/proc/self/fd"),
         caller=facts.caller(),
         uids=facts.uids(),
         places=tuple(facts.places()),
