@@ -104,6 +104,8 @@ int eb_ruleset_create(const struct eb_ruleset_spec *spec);
 #define EB_FD_HOST 4    /* pidfd of the host */
 #define EB_FD_ROOT 5    /* directory that holds the workspaces; removed at the end */
 #define EB_FD_PARENT 6  /* the directory that holds EB_FD_ROOT */
+#define EB_FD_LOCKS 7   /* keeps the uids of the runs locked while a tree may live */
+#define EB_FD_END 8
 
 #define EB_MESSAGE_MAX 65536 /* longer job payloads travel in a memfd */
 #define EB_INLINE_OUTPUT 28672 /* per stream; longer output travels in a memfd */
@@ -236,6 +238,27 @@ const char *eb_stage_name(unsigned stage);
 /* Starts the launcher with vfork + execve: fds[i] becomes descriptor 3 + i.
  * Returns its pid. */
 int eb_launcher_start(const char *path, const int32_t *fds, uint32_t n_fds);
+
+/* ---- host.c: what the host's event loop calls ------------------------------ */
+
+/* epoll with a token of the caller's instead of the descriptor, so that a late
+ * event of something closed is recognised even when its number was reused. */
+int eb_poll_create(void);
+int eb_poll_add(int poll, int fd, uint32_t events, uint64_t token);
+int eb_poll_remove(int poll, int fd);
+/* Fills tokens[] and events[]; milliseconds, -1: no limit.  0 when interrupted. */
+int eb_poll_wait(int poll, uint64_t *tokens, uint32_t *events, int capacity, int timeout_ms);
+/* One message made of two parts, with descriptors; never blocks. */
+int eb_send(int sock, const void *head, size_t head_size, const void *body, size_t body_size,
+            const int32_t *fds, int n_fds);
+/* One message; descriptors that came with it, at most EB_JOB_FDS, go to fds[].
+ * Returns its size, 0 at end of file.  Never blocks. */
+int64_t eb_receive(int sock, void *buffer, size_t capacity, int32_t *fds, int32_t *n_fds);
+/* write() that answers -EPIPE without SIGPIPE, which the host may not ignore. */
+int64_t eb_write(int fd, const void *data, size_t size);
+/* timerfd that is readable from `at` on, in ns; 0: never. */
+int eb_timer_create(void);
+int eb_timer_set(int timer, uint64_t at);
 
 /* ---- tree.c: directories removed through descriptors --------------------- */
 

@@ -125,10 +125,10 @@ sort_descriptors(uint32_t bits, const struct eb_packet *packet)
 }
 
 static void
-close_descriptors(const struct eb_packet *packet)
+close_fd(int fd)
 {
-    for (int i = 0; i < packet->n_fds; i++)
-        close(packet->fds[i]);
+    if (fd >= 0)
+        close(fd);
 }
 
 /* Keeps a new ruleset for this and the next runs. */
@@ -137,8 +137,7 @@ keep_ruleset(struct eb_init *init, const struct eb_job *job, struct eb_job_fds *
 {
     if (fds->ruleset < 0)
         return;
-    if (init->ruleset_fd >= 0)
-        close(init->ruleset_fd);
+    close_fd(init->ruleset_fd);
     init->ruleset_fd = fds->ruleset;
     init->ruleset_id = job->ruleset_id;
 }
@@ -184,8 +183,9 @@ serve_job(struct eb_init *init, struct eb_packet *packet)
         eb_run_serve(init, &view, &fds);
     if (mapped != MAP_FAILED)
         munmap(mapped, size);
-    if (fds.ruleset >= 0)
-        packet->fds[0] = -1;
+    close_fd(fds.input);
+    close_fd(fds.gate);
+    close_fd(fds.payload);
 }
 
 _Noreturn void
@@ -203,7 +203,9 @@ eb_init_main(struct eb_init *init)
             memcpy(&type, buffer, sizeof type);
         if (type == EB_ORDER_RUN)
             serve_job(init, &packet);
-        close_descriptors(&packet);
+        else
+            for (int i = 0; i < packet.n_fds; i++)
+                close(packet.fds[i]);
     }
     _exit(0);
 }

@@ -83,9 +83,9 @@ reset_process(void)
     int null = open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
-    if (syscall(SYS_close_range, EB_FD_PARENT + 1, ~0U, 0) < 0)
+    if (syscall(SYS_close_range, EB_FD_END, ~0U, 0) < 0)
         fail(EB_STAGE_CLOSE_RANGE, errno);
-    for (int fd = EB_FD_CONTROL; fd <= EB_FD_PARENT; fd++)
+    for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
@@ -209,7 +209,7 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
                            .launcher = getpid()};
     pid_t pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork() : -1;
     if (pid == 0) {
-        for (int fd = EB_FD_CONTROL; fd <= EB_FD_PARENT; fd++)
+        for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
             close(fd);
         eb_init_main(&init);
     }

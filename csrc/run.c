@@ -512,7 +512,7 @@ check_setup(struct run *run)
 }
 
 void
-eb_run_serve(struct eb_init *init, const struct eb_job_view *view, const struct eb_job_fds *fds)
+eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job_fds *fds)
 {
     const struct eb_job *job = &view->job;
     struct run run = {.init = init,
@@ -536,6 +536,10 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, const struct 
                                   .out = &out_stream,
                                   .err = &err_stream};
     start(&run);
+    /* As long as init holds it, the host does not see the program close it. */
+    if (fds->input >= 0)
+        close(fds->input);
+    fds->input = -1;
     check_setup(&run);
     while (!is_over(&run))
         take_turn(&run);

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #define EB_KEEP_ID 0xffffffffU /* uid of a job: stay who you are */
 #define EB_ARGS_MAX 65536      /* argc + envc */
@@ -133,9 +134,8 @@ struct eb_job_fds {
     int gate;
     int payload;
 };
-/* One run from job to final report. */
-void eb_run_serve(struct eb_init *init, const struct eb_job_view *view,
-                  const struct eb_job_fds *fds);
+/* One run from job to final report; `input` is closed as soon as the program has it. */
+void eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job_fds *fds);
 
 /* ---- spawn.c: a job made into a child ---- */
 

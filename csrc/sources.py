@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 # evalbox._core: what Python calls inside the host process.
-CORE = ["filter.c", "landlock.c", "protocol.c", "start.c", "tree.c"]
+CORE = ["filter.c", "landlock.c", "protocol.c", "start.c", "host.c", "tree.c"]
 
 # evalbox/_launcher: the program that confines itself and starts the runs.
 LAUNCHER = [

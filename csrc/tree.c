@@ -83,7 +83,7 @@ lift(int top, int from, const char *name)
     static unsigned long long counter;
     char fresh[40];
     /* The kernel rewrites ".." in a moved directory: it must be writable. */
-    (void)fchmodat(from, name, 0700, 0);
+    (void)!fchmodat(from, name, 0700, 0);
     do
         snprintf(fresh, sizeof fresh, ".evalbox-%llx", ++counter);
     while (renameat2(from, name, top, fresh, RENAME_NOREPLACE) < 0 && errno == EEXIST);

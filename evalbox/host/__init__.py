@@ -95,14 +95,14 @@ class Host:
         Raises:
             UnsupportedError: a required property cannot be enforced.
         """
-        self._check_features(policy)
+        self.check_features(policy)
         found = self._held(policy, limits, identity)
         for name in PROPERTIES:
             if name in policy.require and found[name].enforcement.level != "enforced":
                 raise UnsupportedError(name, found[name].enforcement.reason, found[name].remedy)
         return self.enforcement(policy, limits, identity)
 
-    def _check_features(self, policy: Policy) -> None:
+    def check_features(self, policy: Policy) -> None:
         if self.machine not in MACHINES:
             raise UnsupportedError(
                 "anything", f"the machine is {self.machine}", " or ".join(MACHINES)

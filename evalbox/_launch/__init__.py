@@ -1,0 +1,128 @@
+"""From a plan to a run that init has: one straight line.
+
+    kit = kits.of(plan)          what is granted, as whom, with which filters
+    slot = ...                   an init that is free (the executor chooses)
+    send(plan, kit, slot, ...)   workspace filled, job sent
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from evalbox import _native
+from evalbox._launch.kit import Filters, Kit, Kits
+from evalbox._launch.launcher import Launcher, Slot, close_all, encode_env
+from evalbox._launch.uids import UidLocks
+from evalbox._native import KEEP_ID, UNLIMITED, Job, JobFds, Wire
+from evalbox.limits import GiB, Limits
+from evalbox.plan import PIPE, Plan
+from evalbox.workspace import fill
+
+__all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send"]
+
+# How many processes each other run may have while one of its user is limited.
+_ELSEWHERE = 8
+_COUNTED = 1.0
+_NS = 10**9
+
+
+def send(wire: Wire, plan: Plan, kit: Kit, slot: Slot, run_id: int, fds: JobFds, others: int) -> None:
+    """Fills the workspace of a free slot and gives its init the job.
+
+    Raises:
+        OSError: the workspace cannot be filled, or the init does not take the job.
+    """
+    ruleset = -1
+    try:
+        if slot.ruleset != kit.serial:
+            ruleset = _ruleset(kit, slot)
+        if plan.files or plan.cwd != ".":
+            _fill(plan, slot)
+        job = _job(plan, kit, slot, run_id, others)
+        wire.send_job(slot.sock, job, fds._replace(ruleset=ruleset))
+    finally:
+        if ruleset >= 0:
+            os.close(ruleset)
+    slot.ruleset = kit.serial
+    slot.run_id = run_id
+
+
+def _ruleset(kit: Kit, slot: Slot) -> int:
+    places = slot.places()
+    try:
+        return kit.ruleset(places)
+    finally:
+        close_all(places)
+
+
+def _fill(plan: Plan, slot: Slot) -> None:
+    with slot.box() as box:
+        fill(box, plan.files, plan.cwd, slot.uid)
+
+
+def _job(plan: Plan, kit: Kit, slot: Slot, run_id: int, others: int) -> Job:
+    env = encode_env({**slot.env, **plan.env}) if plan.env else slot.encoded_env
+    items = (kit.program.executable, plan.cwd, *plan.cmd)
+    return Job(
+        run_id=run_id,
+        ruleset_id=kit.serial,
+        uid=KEEP_ID if slot.uid is None else slot.uid,
+        stream=plan.stream,
+        hold=plan.hold,
+        keep=bool(plan.collect),
+        strings=b"\0".join([*map(os.fsencode, items), env]),
+        argc=len(plan.cmd),
+        envc=len({*slot.env, *plan.env}),
+        stdin=b"" if plan.stdin is PIPE else plan.stdin,
+        limits=_limits(plan.limits, kit.identity.kind == "user", others),
+    )
+
+
+def _limits(limits: Limits, shared_uid: bool, others: int) -> tuple[int, ...]:
+    """struct eb_limits, in its order."""
+    processes = limits.processes
+    if processes is not None and shared_uid:
+        # The kernel counts all of the user's: what is there already is let alone.
+        processes += _processes_of_user(int(time.monotonic() / _COUNTED)) + _ELSEWHERE * others
+    return (
+        _time(limits.wall_time),
+        _time(limits.cpu_time),
+        _size(limits.memory),
+        _size(limits.output),
+        _size(limits.disk),
+        _size(processes),
+        _size(limits.open_files),
+        _size(limits.file_size),
+        _size(limits.stack),
+        # Only a backstop: java reserves far more address space than it uses.
+        UNLIMITED if limits.memory is None else max(4 * limits.memory, GiB),
+    )
+
+
+def _time(seconds: float | None) -> int:
+    return UNLIMITED if seconds is None else round(seconds * _NS)
+
+
+def _size(count: int | None) -> int:
+    return UNLIMITED if count is None else count
+
+
+_last_count: tuple[int, int] = (-1, 0)
+
+
+def _processes_of_user(now: int) -> int:
+    """Processes and threads of the caller's uid, counted at most once in `now`."""
+    global _last_count  # noqa: PLW0603  # a cache of one
+    if _last_count[0] != now:
+        _last_count = (now, sum(map(_threads, filter(str.isdigit, os.listdir("/proc")))))
+    return _last_count[1]
+
+
+def _threads(pid: str) -> int:
+    """Threads of a process of the caller's real uid, else 0."""
+    try:
+        status = os.stat(f"/proc/{pid}/task")
+        return max(1, status.st_nlink - 2) if status.st_uid == os.getuid() else 0
+    except OSError:
+        return 0

@@ -1,0 +1,155 @@
+"""A policy and a program made ready for this host, and kept.
+
+What is expensive and the same for many runs is done once: the identity that can
+reach what is granted, the descriptors of the granted paths, the filters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+
+from evalbox import _native
+from evalbox._values import FrozenMap
+from evalbox.compile.descriptors import KEPT, PathDescriptors
+from evalbox.compile.identity import Identity
+from evalbox.compile.paths import HANDLED, HANDLED_NET, SCOPES, WORKSPACE
+from evalbox.compile.syscalls import filter_specs
+from evalbox.errors import PlanError
+from evalbox.host import host
+from evalbox.limits import Limits
+from evalbox.output import Enforcement
+from evalbox.plan import Plan
+from evalbox.policy import Network, OnDenied, Policy, Syscalls
+from evalbox.resolve import Program, resolve
+
+# Each keeps some two dozen descriptors.
+MOST_KEPT = 6
+_serials = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a launcher is made for: runs with equal filters and identity share one."""
+
+    launcher: bytes
+    child: bytes
+    listen: bool
+    identity: str
+
+
+class Kit:
+    """Owner of the descriptors of one policy and program.
+
+    Attributes:
+        serial: names its ruleset; never used again.
+        program, identity, filters: of all its runs.
+    """
+
+    def __init__(self, policy: Policy, program: Program) -> None:
+        self.serial = next(_serials)
+        self.policy = policy
+        self.program = program
+        self.descriptors = PathDescriptors(policy, program)
+        try:
+            self.identity: Identity = host().identity(policy, program)
+            self.filters = _filters_of(policy, self.identity)
+        except BaseException:
+            self.descriptors.close()
+            raise
+        self._made = time.monotonic()
+        self._enforcement: dict[Limits, FrozenMap[Enforcement]] = {}
+
+    def enforcement(self, limits: Limits) -> FrozenMap[Enforcement]:
+        """How each property will be held.
+
+        Raises:
+            UnsupportedError: a required property cannot be enforced.
+        """
+        found = self._enforcement.get(limits)
+        if found is None:
+            found = host().check(self.policy, limits, self.identity)
+            self._enforcement[limits] = found
+        return found
+
+    def ruleset(self, workspace: tuple[int, ...]) -> int:
+        """A ruleset with these directories as well."""
+        own = [(fd, int(WORKSPACE)) for fd in workspace]
+        entries = [*self.descriptors.entries, *own]
+        net = HANDLED_NET[self.policy.network.mode]
+        return _native.ruleset(entries, int(HANDLED), net, SCOPES)
+
+    def still_holds(self) -> bool:
+        """Whether its paths are what they were; who may reach them is asked once a second."""
+        if not self.descriptors.still_hold():
+            return False
+        now = time.monotonic()
+        if now - self._made <= KEPT:
+            return True
+        self._made = now
+        return host().identity(self.policy, self.program) == self.identity
+
+    def close(self) -> None:
+        self.descriptors.close()
+
+
+class Kits:
+    """The kits that were used last; owner of all of them."""
+
+    def __init__(self) -> None:
+        self._kits: OrderedDict[tuple[str, Program], Kit] = OrderedDict()
+
+    def of(self, plan: Plan) -> Kit:
+        """The kit of a plan; valid until the next call.
+
+        Raises:
+            EvalboxError: the plan cannot be run on this host.
+        """
+        # What can be wrong with the policy comes before looking for the program.
+        program = resolve(plan)
+        key = (plan.policy.digest, program)
+        kit = self._kits.get(key)
+        if kit is not None:
+            if kit.still_holds():
+                self._kits.move_to_end(key)
+                return kit
+            del self._kits[key]
+            kit.close()
+        host().check_features(plan.policy)
+        kit = Kit(plan.policy, program)
+        self._kits[key] = kit
+        if len(self._kits) > MOST_KEPT:
+            self._kits.popitem(last=False)[1].close()
+        return kit
+
+    def close(self) -> None:
+        while self._kits:
+            self._kits.popitem()[1].close()
+
+
+def _filters_of(policy: Policy, identity: Identity) -> Filters:
+    return _filters(policy.network, policy.syscalls, policy.on_denied, identity.kind)
+
+
+@lru_cache(maxsize=64)
+def _filters(network: Network, syscalls: Syscalls, on_denied: OnDenied, kind: str) -> Filters:
+    """The filters depend on this part of a policy only."""
+    policy = Policy(network=network, syscalls=syscalls, on_denied=on_denied, require=())
+    launcher, child = filter_specs(
+        policy,
+        arch=platform.machine(),
+        identity="caller_root" if kind == "caller" else "ordinary",
+    )
+    try:
+        return Filters(
+            b"" if launcher is None else _native.filter_program(launcher),
+            _native.filter_program(child),
+            on_denied == "kill",
+            kind,
+        )
+    except OSError as error:
+        raise PlanError(f"the rules for system calls are too many: {error.strerror}") from None

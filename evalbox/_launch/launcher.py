@@ -1,0 +1,262 @@
+"""One launcher process, and the slots in which its inits serve runs.
+
+A slot is an init with its socket, its workspace and, as root, its uid. It is
+made when a run needs it and then serves one run after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from evalbox import _native
+from evalbox._launch.kit import Filters, Kit
+from evalbox._launch.root import Root
+from evalbox._launch.uids import UidLocks
+from evalbox._native import Control, ControlReport, Wire
+from evalbox.errors import InternalError, SetupError
+from evalbox.resolve import base_environment
+from evalbox.workspace import PLACES
+
+PROGRAM = Path(__file__).parent.parent / "_launcher"
+_START_SECONDS = 30.0
+_END_SECONDS = 30.0
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Slot:
+    """An init as the host knows it.
+
+    Attributes:
+        number: by which the launcher knows it.
+        token: by which the event loop knows it; never used again.
+        sock: to init.
+        uid: that owns its workspace; None: the caller's.
+        env: the variables that every run in it has.
+        ruleset: serial of the kit whose ruleset init holds.
+        run_id: of the run that it serves, 0 when idle.
+    """
+
+    __slots__ = (
+        "encoded_env",
+        "env",
+        "launcher",
+        "number",
+        "ruleset",
+        "run_id",
+        "sock",
+        "token",
+        "uid",
+    )
+
+    def __init__(
+        self, launcher: Launcher, number: int, token: int, sock: int, uid: int | None
+    ) -> None:
+        self.launcher = launcher
+        self.number = number
+        self.token = token
+        self.sock = sock
+        self.uid = uid
+        self.ruleset = 0
+        self.run_id = 0
+        path = f"{launcher.root.path}/{number}"
+        self.env = base_environment(f"{path}/home", f"{path}/tmp")
+        self.encoded_env = encode_env(self.env)
+
+    def places(self) -> tuple[int, ...]:
+        """Descriptors of box, home and tmp, which the caller closes."""
+        fds: list[int] = []
+        try:
+            for name in PLACES:
+                path = f"{self.number}/{name}"
+                fds.append(os.open(path, _DIRECTORY, dir_fd=self.launcher.root.fd))
+        except BaseException:
+            close_all(fds)
+            raise
+        return tuple(fds)
+
+    @contextlib.contextmanager
+    def box(self) -> Iterator[int]:
+        """A descriptor of the directory in which the program starts."""
+        fd = os.open(f"{self.number}/{PLACES[0]}", _DIRECTORY, dir_fd=self.launcher.root.fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def clear(self) -> None:
+        """Leaves the workspace as the next run must find it."""
+        places = self.places()
+        try:
+            for fd in places:
+                _native.tree_clear(fd)
+                os.fchmod(fd, 0o700)
+                os.utime(fd)
+        finally:
+            close_all(places)
+
+    def close(self) -> None:
+        sock, self.sock = self.sock, -1
+        if sock >= 0:
+            os.close(sock)
+
+
+class Launcher:
+    """Owner of a launcher process, its directory and its slots.
+
+    Attributes:
+        filters: what it was made for.
+        token: by which the event loop knows it.
+        control: socket to it.
+        idle: slots that serve no run, the one used last at the end.
+    """
+
+    def __init__(self, filters: Filters, token: int, wire: Wire, uids: UidLocks | None) -> None:
+        self.filters = filters
+        self.token = token
+        self.wire = wire
+        self.uids = uids
+        self.slots: dict[int, Slot] = {}
+        self.idle: list[Slot] = []
+        self.pid = self.pidfd = self.control = -1
+        self.is_gone = False
+        self._free_numbers: list[int] = []
+        self.root = Root()
+        try:
+            self._start()
+            self._configure()
+        except BaseException:
+            self.end()
+            raise
+
+    # ---- start
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs, contextlib.ExitStack() as stack:
+            host = os.pidfd_open(os.getpid())
+            stack.callback(os.close, host)
+            locks = self.root.fd if self.uids is None else self.uids.fd
+            fds = [theirs.fileno(), host, self.root.fd, self.root.parent, locks]
+            self.pid = _native.start_launcher(os.fspath(PROGRAM), fds)
+            self.pidfd = os.pidfd_open(self.pid)
+            self.control = ours.detach()
+
+    def _configure(self) -> None:
+        filters = self.filters
+        message = _native.config(self.root.name, filters.launcher, filters.child, filters.listen)
+        code = _native.sealed_memfd(filters.launcher, filters.child)
+        try:
+            self.wire.send(self.control, message, [code])
+        finally:
+            os.close(code)
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        if not poller.poll(_START_SECONDS * 1000):
+            raise SetupError("config", errno.ETIMEDOUT, "the launcher does not answer")
+        said = self.wire.receive_control(self.control)
+        if said is None:
+            raise SetupError("config", errno.ECHILD, "the launcher ended before it was ready")
+        if said.type is not Control.READY:
+            raise SetupError(_native.stage_name(said.stage), said.error)
+
+    # ---- slots
+
+    def add_slot(self, token: int) -> Slot:
+        """A new slot, its init being started."""
+        number = self._free_numbers.pop() if self._free_numbers else len(self.slots)
+        uid = self.uids.take() if self.uids and self.filters.identity == "own" else None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            ours.setblocking(False)
+            workspace = self._make_workspace(number, uid)
+            try:
+                owner = _native.KEEP_ID if uid is None else uid
+                order = _native.control(Control.SPAWN, number, owner, str(number))
+                self.wire.send(self.control, order, [theirs.fileno(), workspace])
+            finally:
+                os.close(workspace)
+            slot = Slot(self, number, token, ours.detach(), uid)
+        self.slots[number] = slot
+        return slot
+
+    def _make_workspace(self, number: int, uid: int | None) -> int:
+        """A descriptor of the directory with box, home and tmp."""
+        os.mkdir(str(number), 0o700, dir_fd=self.root.fd)
+        fd = os.open(str(number), _DIRECTORY, dir_fd=self.root.fd)
+        os.fchmod(fd, 0o700 if uid is None else 0o711)
+        for name in PLACES:
+            os.mkdir(name, 0o700, dir_fd=fd)
+            os.chmod(name, 0o700, dir_fd=fd)
+            if uid is not None:
+                os.chown(name, uid, uid, dir_fd=fd)
+        return fd
+
+    def forget_slot(self, slot: Slot) -> None:
+        """Its init and all below it are gone."""
+        slot.close()
+        del self.slots[slot.number]
+        self._free_numbers.append(slot.number)
+        if slot in self.idle:
+            self.idle.remove(slot)
+        if slot.uid is not None and self.uids:
+            self.uids.release(slot.uid)
+
+    def destroy(self, slot: Slot) -> None:
+        """SIGKILL for init and for all below it."""
+        with contextlib.suppress(OSError):
+            self.wire.send(self.control, _native.control(Control.KILL, slot.number))
+
+    def hear(self) -> ControlReport | None:
+        """What it said; None when it is gone."""
+        return self.wire.receive_control(self.control)
+
+    # ---- end
+
+    def shut_down(self) -> None:
+        """Tells it to end. End of file alone would not come where a forked child has a copy."""
+        if self.control < 0:
+            return
+        with socket.socket(fileno=os.dup(self.control)) as sock, contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """Ends every run and the launcher, and waits until nothing is left."""
+        self.shut_down()
+        if self.pidfd >= 0:
+            poller = select.poll()
+            poller.register(self.pidfd, select.POLLIN)
+            if not poller.poll(_END_SECONDS * 1000):
+                raise InternalError(f"the launcher (pid {self.pid}) does not end")
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        with contextlib.suppress(OSError):
+            self.root.remove()
+        for slot in self.slots.values():
+            if slot.uid is not None and self.uids:
+                self.uids.release(slot.uid)
+        self.forget()
+
+    def forget(self) -> None:
+        """Closes its descriptors and leaves it running: in a forked child it is not ours."""
+        for slot in self.slots.values():
+            slot.close()
+        self.slots.clear()
+        self.idle.clear()
+        close_all(fd for fd in (self.control, self.pidfd) if fd >= 0)
+        self.control = self.pidfd = -1
+        self.root.close()
+
+
+def close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def encode_env(env: dict[str, str]) -> bytes:
+    return b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items())

@@ -1,0 +1,120 @@
+"""The directory of one launcher, in which the workspaces of its runs are.
+
+It is locked with flock through a descriptor that the launcher inherits. So a
+directory that nobody has locked was left by a host and a launcher that were
+killed together, and the next start removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+from functools import cache
+
+from evalbox import _native
+from evalbox.errors import SetupError
+from evalbox.host import host
+
+_PREFIX = "evalbox-"
+_NAME = re.compile(r"evalbox-[0-9a-f]{32}")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ATTEMPTS = 10
+
+
+class Root:
+    """Owner of a locked directory and of a descriptor of the one above it."""
+
+    def __init__(self) -> None:
+        place = _place()
+        self.parent = os.open(place, _DIRECTORY)
+        try:
+            _sweep_once(place)
+            self.name, self.fd = _make(self.parent)
+        except BaseException:
+            os.close(self.parent)
+            raise
+        self.path = f"{place}/{self.name}"
+
+    def remove(self) -> None:
+        """Removes it with all below it, if the launcher has not."""
+        _native.tree_remove(self.parent, self.name)
+
+    def close(self) -> None:
+        for name in ("fd", "parent"):
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                os.close(fd)
+
+
+def _place() -> str:
+    usable = [place for place in host().places if not place.why_not]
+    if not usable:
+        found = "; ".join(f"{place.path}: {place.why_not}" for place in host().places)
+        message = f"no directory for workspaces ({found}); set TMPDIR to one"
+        raise SetupError("workspace", errno.ENOENT, message)
+    return usable[0].path
+
+
+def _make(parent: int) -> tuple[str, int]:
+    """Name and descriptor of a new directory that this process has locked."""
+    for _ in range(_ATTEMPTS):
+        name = f"{_PREFIX}{secrets.token_hex(16)}"
+        os.mkdir(name, 0o700, dir_fd=parent)
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        # Between mkdir and flock another start may have taken it for a leftover.
+        if _lock(fd) and _is_there(parent, name, fd):
+            # Uids of their own get through to their workspace and list nothing.
+            os.fchmod(fd, 0o711 if os.geteuid() == 0 else 0o700)
+            return name, fd
+        os.close(fd)
+    raise SetupError("workspace", errno.EBUSY, "a new directory was removed each time")
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_there(parent: int, name: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+@cache
+def _sweep_once(place: str) -> None:
+    sweep(place)
+
+
+def sweep(place: str) -> None:
+    """Removes what killed hosts of this user left in a directory."""
+    parent = os.open(place, _DIRECTORY)
+    try:
+        for name in os.listdir(parent):
+            if _NAME.fullmatch(name):
+                _remove_leftover(parent, name)
+    finally:
+        os.close(parent)
+
+
+def _remove_leftover(parent: int, name: str) -> None:
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    except OSError:
+        return
+    try:
+        if os.fstat(fd).st_uid == os.geteuid() and _lock(fd) and _is_there(parent, name, fd):
+            _native.tree_remove(parent, name)
+    except OSError:
+        # The next start tries again.
+        return
+    finally:
+        os.close(fd)

@@ -1,0 +1,190 @@
+"""The launchers of one executor, and which slot a run gets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import resource
+import select
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from evalbox._launch import Filters, Launcher, Slot, UidLocks
+from evalbox._native import Wire
+from evalbox.errors import SetupError
+from evalbox.executor import tokens
+from evalbox.host import host
+
+MOST_LAUNCHERS = 8
+_MOST_SLOTS = 4096  # MAX_SLOTS of csrc/launcher.c
+# A slot takes one descriptor here; a run with PIPE and hold two more.
+_FDS_PER_RUN = 3
+_FDS_KEPT_FREE = 128
+
+
+class Fleet:
+    """Owner of launchers and, as root, of the uids of their runs."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._uids: UidLocks | None = None
+        self._launchers: OrderedDict[Filters, Launcher] = OrderedDict()
+        self._by_token: dict[int, Launcher | Slot] = {}
+        # Launchers that died: their inits still end their runs.
+        self._dead: list[Launcher] = []
+        self._ids = itertools.count(1)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(4, min(_MOST_SLOTS, (soft - _FDS_KEPT_FREE) // _FDS_PER_RUN))
+
+    # ---- slots
+
+    def take(self, filters: Filters) -> Slot | None:
+        """A slot that is free, or a new one; None when there can be no more now.
+
+        Raises:
+            SetupError: no launcher for these filters can be started.
+        """
+        launcher = self._launcher(filters)
+        if launcher.idle:
+            return launcher.idle.pop()
+        if self._count() >= self._most and not self._retire_one():
+            return None
+        token = next(self._ids)
+        try:
+            slot = launcher.add_slot(token)
+        except OSError as error:
+            # Out of descriptors: there are enough when another run has ended.
+            if isinstance(error, SetupError) or not self.lower():
+                raise
+            return None
+        self._by_token[token] = slot
+        self._wire.add(slot.sock, select.EPOLLIN, tokens.make(token, tokens.INIT))
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """Its run has ended and its workspace is as it was."""
+        slot.run_id = 0
+        if not slot.launcher.is_gone:
+            slot.launcher.idle.append(slot)
+
+    def lower(self) -> bool:
+        """No further init can be forked: makes do with what there is; False when nothing is."""
+        self._most = self._count()
+        return self._most > 0
+
+    def forget(self, slot: Slot) -> None:
+        """Init and its tree are gone."""
+        self._drop_slot(slot)
+        if slot.launcher.is_gone and not slot.launcher.slots:
+            self._dead.remove(slot.launcher)
+            slot.launcher.end()
+
+    def _drop_slot(self, slot: Slot) -> None:
+        del self._by_token[slot.token]
+        self._unwatch(slot.sock)
+        slot.launcher.forget_slot(slot)
+
+    def _unwatch(self, fd: int) -> None:
+        """Also before it is closed: a forked child's copy would keep it in the set."""
+        with contextlib.suppress(FileNotFoundError):
+            self._wire.remove(fd)
+
+    def _count(self) -> int:
+        return sum(len(launcher.slots) for launcher in self._launchers.values())
+
+    def _retire_one(self) -> bool:
+        """Ends an idle init of another launcher, which is about to be gone."""
+        for launcher in self._launchers.values():
+            if launcher.idle:
+                slot = launcher.idle.pop(0)
+                launcher.destroy(slot)
+                return True
+        return False
+
+    # ---- launchers
+
+    def launcher_gone(self, launcher: Launcher) -> None:
+        """It was killed: it gets no new runs."""
+        self._unwatch(launcher.control)
+        del self._by_token[launcher.token]
+        del self._launchers[launcher.filters]
+        launcher.is_gone = True
+        for slot in launcher.idle[:]:
+            self._drop_slot(slot)
+        if launcher.slots:
+            self._dead.append(launcher)
+        else:
+            launcher.end()
+
+    def _launcher(self, filters: Filters) -> Launcher:
+        launcher = self._launchers.get(filters)
+        if launcher is not None:
+            self._launchers.move_to_end(filters)
+            return launcher
+        if self._uids is None and filters.identity == "own":
+            uids = host().uids
+            assert uids is not None, "an own uid is only chosen where there are some"
+            self._uids = UidLocks(uids)
+        self._retire_launchers()
+        launcher = Launcher(filters, next(self._ids), self._wire, self._uids)
+        self._launchers[filters] = launcher
+        self._by_token[launcher.token] = launcher
+        token = tokens.make(launcher.token, tokens.CONTROL)
+        self._wire.add(launcher.control, select.EPOLLIN, token)
+        return launcher
+
+    def _retire_launchers(self) -> None:
+        """Ends those used longest ago that have nothing to do, down to the most kept idle."""
+        unused = [
+            launcher
+            for launcher in self._launchers.values()
+            if len(launcher.idle) == len(launcher.slots)
+        ]
+        for launcher in unused[: max(0, len(unused) - MOST_LAUNCHERS + 1)]:
+            del self._launchers[launcher.filters]
+            del self._by_token[launcher.token]
+            self._unwatch(launcher.control)
+            for slot in launcher.idle[:]:
+                self._drop_slot(slot)
+            launcher.end()
+
+    # ---- tokens
+
+    def launcher_of(self, token: int) -> Launcher | None:
+        """None for a late event of one that is gone."""
+        found = self._by_token.get(token)
+        return found if isinstance(found, Launcher) else None
+
+    def slot_of(self, token: int) -> Slot | None:
+        found = self._by_token.get(token)
+        return found if isinstance(found, Slot) else None
+
+    # ---- end
+
+    def _all(self) -> Iterator[Launcher]:
+        yield from self._launchers.values()
+        yield from self._dead
+
+    def close(self) -> None:
+        """Ends everything and waits until nothing is left."""
+        launchers = list(self._all())
+        # All of them are told before the first is waited for.
+        for launcher in launchers:
+            launcher.shut_down()
+        for launcher in launchers:
+            launcher.end()
+        self._drop()
+
+    def forget_all(self) -> None:
+        """In a forked child: closes the copies of descriptors and ends nothing."""
+        for launcher in self._all():
+            launcher.forget()
+        self._drop()
+
+    def _drop(self) -> None:
+        self._launchers.clear()
+        self._dead.clear()
+        self._by_token.clear()
+        if self._uids is not None:
+            self._uids.close()
+            self._uids = None

@@ -1,0 +1,439 @@
+"""The event loop: facts from descriptors to the lives of runs, and orders back.
+
+Facts about epoll that this relies on:
+
+- a descriptor of an epoll set is itself readable when the set has events, so
+  the whole loop is one descriptor to any other; what is kept in memory makes an
+  eventfd in the set readable, and a timerfd stands for the deadlines;
+- it is level-triggered here: one message per descriptor and round is enough, and
+  fair to the others.
+
+Decisions are `_lifecycle`'s. Limits are held by init; the heap of deadlines is
+the second line, for an init that is stuck.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import math
+import os
+import platform
+import select
+import time
+from collections import deque
+
+from evalbox._launch import Kit, Kits, Launcher, Slot, send
+from evalbox._lifecycle import Life, Order, Step
+from evalbox._native import Control, JobFds, Report, ReportType, Wire, stage_name
+from evalbox.errors import EvalboxError, PlanError, SetupError
+from evalbox.events import Completed, Event, SandboxId, TimedOut
+from evalbox.executor import tokens
+from evalbox.executor.deadlines import Deadlines
+from evalbox.executor.fleet import Fleet
+from evalbox.executor.stdin import Stdin
+from evalbox.output import Output
+from evalbox.plan import PIPE, Plan
+from evalbox.workspace import collect
+
+_MAX_WAIT_MS = 2**31 - 1
+# Descriptors on their way to an init count until it takes them (unix(7)).
+_IN_FLIGHT_TRIES = 2000
+_IN_FLIGHT_PAUSE = 0.001
+
+
+class Run:
+    """A run as the loop knows it; `sink` gets its events, `error` ends it without any."""
+
+    __slots__ = ("error", "gate", "life", "sink", "slot", "stdin")
+
+    def __init__(self, life: Life, sink: list[Event]) -> None:
+        self.life = life
+        self.sink = sink
+        self.stdin: Stdin | None = None
+        self.gate = -1
+        self.slot: Slot | None = None
+        self.error: EvalboxError | None = None
+
+
+class Loop:
+    """Owner of everything that an executor has.
+
+    Attributes:
+        wire: the epoll set.
+        unreturned: runs whose end `poll` has not returned.
+    """
+
+    def __init__(self) -> None:
+        self.wire = Wire()
+        self.unreturned = 0
+        self._machine = platform.machine()
+        self._ids = itertools.count(1)
+        self._last_id = 0
+        self._runs: dict[int, Run] = {}
+        self._queue: deque[int] = deque()
+        self._ready: list[Event] = []
+        self._errors: deque[EvalboxError] = deque()
+        self._is_awake = False
+        self._is_polling = False
+        self._kits = Kits()
+        self._fleet = Fleet(self.wire)
+        self._deadlines = Deadlines(self.wire, tokens.make(0, tokens.TIMER))
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.wire.add(self._wake, select.EPOLLIN, tokens.make(0, tokens.WAKE))
+
+    # ---- what a caller asks for
+
+    def spawn(self, plan: Plan) -> SandboxId:
+        run = self._start(plan, self._ready)
+        self.unreturned += 1
+        return run.life.id
+
+    def run(self, plan: Plan) -> Output:
+        if plan.hold or plan.stdin is PIPE:
+            field = "hold" if plan.hold else "stdin=PIPE"
+            raise PlanError(f"run() waits for the end, so nobody could serve {field}: use spawn()")
+        events: list[Event] = []
+        run = self._start(plan, events)
+        try:
+            while not run.life.is_over:
+                self._turn(-1)
+        except BaseException:
+            self._apply(run, run.life.kill())
+            raise
+        if run.error:
+            raise run.error
+        end = events[-1]
+        assert isinstance(end, Completed | TimedOut), "a run's last event is its end"
+        return end.output
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        until = _until(timeout)
+        self._is_polling = True
+        try:
+            self._wait_until(until)
+        finally:
+            self._is_polling = False
+            # Interrupted, or with more than is returned now.
+            if self._ready or self._errors:
+                self._wake_up()
+        if self._errors:
+            self.unreturned -= 1
+            raise self._take_error()
+        self._sleep()
+        events = self._ready[:]
+        # Emptied and not replaced: it is the sink of every spawned run.
+        self._ready.clear()
+        self.unreturned -= sum(isinstance(event, Completed | TimedOut) for event in events)
+        return events
+
+    def _wait_until(self, until: float) -> None:
+        """Rounds until there is something to return; at least one."""
+        while not self._ready and not self._errors and self.unreturned:
+            left = until - time.monotonic()
+            milliseconds = -1 if left == math.inf else math.ceil(max(0.0, left) * 1000)
+            self._turn(min(milliseconds, _MAX_WAIT_MS))
+            if left <= 0:
+                return
+
+    def _take_error(self) -> EvalboxError:
+        error = self._errors.popleft()
+        if not self._errors and not self._ready:
+            self._sleep()
+        return error
+
+    def write_stdin(self, id: int, data: bytes) -> None:  # noqa: A002
+        run = self._known(id)
+        if run is None:
+            raise BrokenPipeError(errno.EPIPE, "this run has ended")
+        if run.stdin is None:
+            raise PlanError("the plan of this run has no stdin=PIPE")
+        run.stdin.write(data)
+
+    def close_stdin(self, id: int) -> None:  # noqa: A002
+        run = self._known(id)
+        if run is not None and run.stdin is not None:
+            run.stdin.finish()
+
+    def kill(self, id: int) -> None:  # noqa: A002
+        run = self._known(id)
+        if run is not None:
+            self._apply(run, run.life.kill())
+
+    def release(self, id: int) -> None:  # noqa: A002
+        run = self._known(id)
+        if run is not None and run.gate >= 0:
+            os.eventfd_write(run.gate, 1)
+
+    def _known(self, id: int) -> Run | None:  # noqa: A002
+        """The run, None when it has ended; KeyError when there never was one."""
+        run = self._runs.get(id)
+        if run is None and not (isinstance(id, int) and 0 < id <= self._last_id):
+            raise KeyError(id)
+        return run
+
+    # ---- start
+
+    def _start(self, plan: Plan, sink: list[Event]) -> Run:
+        kit = self._kits.of(plan)
+        enforcement = kit.enforcement(plan.limits)
+        self._last_id = next(self._ids)
+        life = Life(SandboxId(self._last_id), plan, self._machine, enforcement)
+        run = Run(life, sink)
+        try:
+            if plan.stdin is PIPE:
+                run.stdin = Stdin(self.wire, tokens.make(life.id, tokens.STDIN))
+            if plan.hold:
+                run.gate = os.eventfd(0, os.EFD_CLOEXEC)
+            if not self._dispatch(run, kit):
+                self._queue.append(life.id)
+        except BaseException:
+            _release(run)
+            raise
+        self._runs[life.id] = run
+        return run
+
+    def _dispatch(self, run: Run, kit: Kit) -> bool:
+        """Gives the run to an init; False when none is to be had now."""
+        slot = self._fleet.take(kit.filters)
+        if slot is None:
+            return False
+        if run.stdin is not None:
+            run.stdin.give(slot.uid)
+        try:
+            self._send(run, kit, slot)
+        except OSError as error:
+            # The init may be gone, or the workspace half full.
+            slot.launcher.destroy(slot)
+            raise SetupError("workspace", error.errno or errno.EIO, error.strerror) from error
+        run.slot = slot
+        run.life.sent()
+        if run.stdin is not None:
+            run.stdin.sent()
+        return True
+
+    def _send(self, run: Run, kit: Kit, slot: Slot) -> None:
+        life = run.life
+        fds = JobFds(stdin=-1 if run.stdin is None else run.stdin.theirs, gate=run.gate)
+        for _ in range(_IN_FLIGHT_TRIES):
+            try:
+                send(self.wire, life.plan, kit, slot, life.id, fds, len(self._runs))
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                time.sleep(_IN_FLIGHT_PAUSE)
+            else:
+                return
+        raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+    def _dispatch_queued(self) -> None:
+        while self._queue:
+            run = self._runs.get(self._queue[0])
+            if run is None:
+                self._queue.popleft()
+                continue
+            try:
+                if not self._dispatch(run, self._kits.of(run.life.plan)):
+                    return
+            except EvalboxError as error:
+                self._queue.popleft()
+                self._apply(run, run.life.failed(error))
+            else:
+                self._queue.popleft()
+
+    # ---- one round
+
+    def _turn(self, timeout_ms: int) -> None:
+        for token, _ in self.wire.wait(timeout_ms):
+            id, kind = tokens.split(token)  # noqa: A001
+            if kind == tokens.INIT:
+                slot = self._fleet.slot_of(id)
+                if slot is not None:
+                    self._on_init(slot)
+            elif kind == tokens.STDIN:
+                run = self._runs.get(id)
+                if run is not None and run.stdin is not None:
+                    run.stdin.flush()
+            elif kind == tokens.CONTROL:
+                launcher = self._fleet.launcher_of(id)
+                if launcher is not None:
+                    self._on_launcher(launcher)
+            elif kind == tokens.TIMER:
+                self._on_timer()
+
+    def _on_init(self, slot: Slot) -> None:
+        try:
+            report = self.wire.receive_report(slot.sock)
+        except BlockingIOError:
+            return
+        if report is None:
+            self._on_init_eof(slot)
+            return
+        run = self._runs.get(report.run_id)
+        if report.type == ReportType.ENDED:
+            self._on_end(slot, run, report)
+        elif run is None:
+            return
+        elif report.type == ReportType.STARTED:
+            self._apply(run, run.life.started(time.monotonic()))
+            due = run.life.due()
+            if due is not None:
+                self._deadlines.add(due, run.life.id)
+        elif report.type == ReportType.STDOUT:
+            self._apply(run, run.life.wrote_stdout(report.stdout))
+        else:
+            self._apply(run, run.life.wrote_stderr(report.stderr))
+
+    def _on_end(self, slot: Slot, run: Run | None, report: Report) -> None:
+        self._finish(slot, run, report)
+        self._fleet.give_back(slot)
+        if self._queue:
+            self._dispatch_queued()
+
+    def _finish(self, slot: Slot, run: Run | None, report: Report) -> None:
+        slot.run_id = 0
+        if run is None:
+            return
+        run.slot = None
+        try:
+            files = _collect(slot, run.life.plan) if run.life.plan.collect else {}
+        except OSError as error:
+            failed = SetupError("collect", error.errno or errno.EIO, error.strerror)
+            self._apply(run, run.life.failed(failed))
+            return
+        self._apply(run, run.life.reported(report, files, stage_name(report.stage)))
+
+    def _on_init_eof(self, slot: Slot) -> None:
+        if slot.launcher.is_gone:
+            self._lose(slot)
+        else:
+            # Its tree may still live: the launcher says when that is gone too.
+            self.wire.remove(slot.sock)
+
+    def _on_launcher(self, launcher: Launcher) -> None:
+        try:
+            said = launcher.hear()
+        except BlockingIOError:
+            return
+        if said is None:
+            self._fleet.launcher_gone(launcher)
+            self._dispatch_queued()
+            return
+        slot = launcher.slots.get(said.slot)
+        if said.type is not Control.GONE or slot is None:
+            return
+        run = self._runs.get(slot.run_id)
+        if said.error and run is not None:
+            self._apply(run, run.life.failed(SetupError(stage_name(said.stage), said.error)))
+        self._lose(slot)
+        if said.error:
+            # No more can be forked now: further runs wait for those that there are.
+            self._fleet.lower()
+
+    def _lose(self, slot: Slot) -> None:
+        """Init is gone, and its tree with it; what it still said counts."""
+        with contextlib.suppress(OSError):
+            while (report := self.wire.receive_report(slot.sock)) is not None:
+                if report.type == ReportType.ENDED:
+                    self._finish(slot, self._runs.get(report.run_id), report)
+        run = self._runs.get(slot.run_id)
+        if run is not None:
+            run.slot = None
+            self._apply(run, run.life.lost(time.monotonic()))
+        self._fleet.forget(slot)
+        self._dispatch_queued()
+
+    def _on_timer(self) -> None:
+        now = time.monotonic()
+        for number in self._deadlines.passed(now):
+            run = self._runs.get(number)
+            if run is not None:
+                self._apply(run, run.life.overdue(now))
+
+    # ---- what follows
+
+    def _apply(self, run: Run, step: Step) -> None:
+        """Carries out what a fact led to."""
+        if step.order is not None and run.slot is not None:
+            self._carry_out(step.order, run, run.slot)
+        if step.error is not None:
+            run.error = step.error
+            if run.sink is self._ready:
+                self._errors.append(step.error)
+                self._wake_up()
+        if step.events:
+            run.sink.extend(step.events)
+            if run.sink is self._ready:
+                self._wake_up()
+        if run.life.is_over:
+            self._runs.pop(run.life.id, None)
+            _release(run)
+
+    def _carry_out(self, order: Order, run: Run, slot: Slot) -> None:
+        if order is Order.KILL:
+            try:
+                self.wire.send_kill(slot.sock, run.life.id)
+            except OSError:
+                order = Order.DESTROY
+        if order is Order.DESTROY:
+            slot.launcher.destroy(slot)
+
+    def _wake_up(self) -> None:
+        """Makes `fileno()` readable: there is something that no descriptor tells of."""
+        if not self._is_awake and not self._is_polling:
+            self._is_awake = True
+            os.eventfd_write(self._wake, 1)
+
+    def _sleep(self) -> None:
+        if self._is_awake:
+            self._is_awake = False
+            os.eventfd_read(self._wake)
+
+    # ---- end
+
+    def close(self) -> None:
+        """Ends everything that runs; nothing is left when it returns."""
+        try:
+            self._fleet.close()
+        finally:
+            self._close_descriptors()
+
+    def forget(self) -> None:
+        """In a forked child: closes the copies of descriptors and ends nothing."""
+        self._fleet.forget_all()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        for run in self._runs.values():
+            _release(run)
+        self._runs.clear()
+        self._kits.close()
+        self._deadlines.close()
+        os.close(self._wake)
+        self.wire.close()
+
+
+def _release(run: Run) -> None:
+    if run.stdin is not None:
+        run.stdin.close()
+    gate, run.gate = run.gate, -1
+    if gate >= 0:
+        os.close(gate)
+
+
+def _collect(slot: Slot, plan: Plan) -> dict[str, bytes]:
+    """The files that a run left; its workspace is empty then."""
+    with slot.box() as box:
+        files = collect(box, plan.collect, plan.limits.disk)
+    slot.clear()
+    return files
+
+
+def _until(timeout: float | None) -> float:
+    """The moment until which to wait."""
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise PlanError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    return time.monotonic() + max(0.0, timeout)
