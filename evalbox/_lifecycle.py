@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 
 from evalbox._native import Cause, Report
 from evalbox._syscall_table import NUMBERS
+from evalbox._values import FrozenMap
 from evalbox.errors import EvalboxError, SetupError
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
 from evalbox.output import Enforcement, Output, Status, Usage
 from evalbox.plan import Plan
-from evalbox._values import FrozenMap
 
 # How long init may take past a deadline before it is taken to be stuck.
 GRACE = 5.0
@@ -86,7 +86,9 @@ class Life:
     def due(self) -> float | None:
         """When init must have reported; None without a limit or before the start."""
         wall = self.plan.limits.wall_time
-        return None if wall is None or self.phase is not Phase.RUNNING else self.begun + wall + GRACE
+        return (
+            None if wall is None or self.phase is not Phase.RUNNING else self.begun + wall + GRACE
+        )
 
     def sent(self) -> Step:
         """Init has the job."""

@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from evalbox.compile.seccomp import FilterSpec
 from evalbox.errors import UnsupportedError
@@ -81,7 +81,9 @@ def filter_program(spec: FilterSpec) -> bytes:
     Raises:
         OSError: E2BIG when it is longer than the kernel takes, 4096 instructions.
     """
-    rules, clauses, tests = [], [], []
+    rules: list[tuple[int, ...]] = []
+    clauses: list[tuple[int, ...]] = []
+    tests: list[tuple[int, ...]] = []
     for nr, (action, rule_clauses) in spec.rules:
         rules.append((nr, action, len(clauses), len(rule_clauses)))
         for clause_action, clause_tests in rule_clauses:
@@ -274,9 +276,7 @@ class Wire:
 
     def wait(self, timeout_ms: int) -> list[tuple[int, int]]:
         """Pairs of token and events, at most 256; none when a signal came."""
-        count = _checked(
-            lib.eb_poll_wait(self.fd, self._tokens, self._events, _BATCH, timeout_ms)
-        )
+        count = _checked(lib.eb_poll_wait(self.fd, self._tokens, self._events, _BATCH, timeout_ms))
         tokens, events = self._tokens, self._events
         return [(tokens[i], events[i]) for i in range(count)]
 

@@ -1,8 +1,8 @@
 """From a plan to a run that init has: one straight line.
 
-    kit = kits.of(plan)          what is granted, as whom, with which filters
-    slot = ...                   an init that is free (the executor chooses)
-    send(plan, kit, slot, ...)   workspace filled, job sent
+kit = kits.of(plan)          what is granted, as whom, with which filters
+slot = ...                   an init that is free (the executor chooses)
+send(plan, kit, slot, ...)   workspace filled, job sent
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 
-from evalbox import _native
 from evalbox._launch.kit import Filters, Kit, Kits
 from evalbox._launch.launcher import Launcher, Slot, close_all, encode_env
 from evalbox._launch.uids import UidLocks
@@ -27,7 +26,9 @@ _COUNTED = 1.0
 _NS = 10**9
 
 
-def send(wire: Wire, plan: Plan, kit: Kit, slot: Slot, run_id: int, fds: JobFds, others: int) -> None:
+def send(
+    wire: Wire, plan: Plan, kit: Kit, slot: Slot, run_id: int, fds: JobFds, others: int
+) -> None:
     """Fills the workspace of a free slot and gives its init the job.
 
     Raises:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evalbox import _native
-from evalbox._launch.kit import Filters, Kit
+from evalbox._launch.kit import Filters
 from evalbox._launch.root import Root
 from evalbox._launch.uids import UidLocks
 from evalbox._native import Control, ControlReport, Wire
@@ -65,7 +65,7 @@ class Slot:
         self.ruleset = 0
         self.run_id = 0
         path = f"{launcher.root.path}/{number}"
-        self.env = base_environment(f"{path}/home", f"{path}/tmp")
+        self.env = base_environment(*(f"{path}/{name}" for name in PLACES[1:]))
         self.encoded_env = encode_env(self.env)
 
     def places(self) -> tuple[int, ...]:

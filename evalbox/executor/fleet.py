@@ -61,6 +61,11 @@ class Fleet:
         self._wire.add(slot.sock, select.EPOLLIN, tokens.make(token, tokens.INIT))
         return slot
 
+    @property
+    def busy(self) -> int:
+        """Slots that serve a run."""
+        return self._count() - sum(len(launcher.idle) for launcher in self._launchers.values())
+
     def give_back(self, slot: Slot) -> None:
         """Its run has ended and its workspace is as it was."""
         slot.run_id = 0
@@ -122,9 +127,7 @@ class Fleet:
             self._launchers.move_to_end(filters)
             return launcher
         if self._uids is None and filters.identity == "own":
-            uids = host().uids
-            assert uids is not None, "an own uid is only chosen where there are some"
-            self._uids = UidLocks(uids)
+            self._uids = UidLocks(host().uids or range(0))
         self._retire_launchers()
         launcher = Launcher(filters, next(self._ids), self._wire, self._uids)
         self._launchers[filters] = launcher

@@ -24,37 +24,22 @@ import select
 import time
 from collections import deque
 
-from evalbox._launch import Kit, Kits, Launcher, Slot, send
+from evalbox._launch import Launcher, Slot
 from evalbox._lifecycle import Life, Order, Step
-from evalbox._native import Control, JobFds, Report, ReportType, Wire, stage_name
-from evalbox.errors import EvalboxError, PlanError, SetupError
+from evalbox._native import Control, Report, ReportType, Wire, stage_name
+from evalbox.errors import EvalboxError, InternalError, PlanError, SetupError
 from evalbox.events import Completed, Event, SandboxId, TimedOut
 from evalbox.executor import tokens
 from evalbox.executor.deadlines import Deadlines
+from evalbox.executor.dispatch import Dispatcher
 from evalbox.executor.fleet import Fleet
+from evalbox.executor.record import Run
 from evalbox.executor.stdin import Stdin
 from evalbox.output import Output
 from evalbox.plan import PIPE, Plan
 from evalbox.workspace import collect
 
 _MAX_WAIT_MS = 2**31 - 1
-# Descriptors on their way to an init count until it takes them (unix(7)).
-_IN_FLIGHT_TRIES = 2000
-_IN_FLIGHT_PAUSE = 0.001
-
-
-class Run:
-    """A run as the loop knows it; `sink` gets its events, `error` ends it without any."""
-
-    __slots__ = ("error", "gate", "life", "sink", "slot", "stdin")
-
-    def __init__(self, life: Life, sink: list[Event]) -> None:
-        self.life = life
-        self.sink = sink
-        self.stdin: Stdin | None = None
-        self.gate = -1
-        self.slot: Slot | None = None
-        self.error: EvalboxError | None = None
 
 
 class Loop:
@@ -72,13 +57,12 @@ class Loop:
         self._ids = itertools.count(1)
         self._last_id = 0
         self._runs: dict[int, Run] = {}
-        self._queue: deque[int] = deque()
         self._ready: list[Event] = []
         self._errors: deque[EvalboxError] = deque()
         self._is_awake = False
         self._is_polling = False
-        self._kits = Kits()
         self._fleet = Fleet(self.wire)
+        self._dispatcher = Dispatcher(self.wire, self._fleet)
         self._deadlines = Deadlines(self.wire, tokens.make(0, tokens.TIMER))
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.wire.add(self._wake, select.EPOLLIN, tokens.make(0, tokens.WAKE))
@@ -104,9 +88,10 @@ class Loop:
             raise
         if run.error:
             raise run.error
-        end = events[-1]
-        assert isinstance(end, Completed | TimedOut), "a run's last event is its end"
-        return end.output
+        match events:
+            case [*_, Completed(_, output) | TimedOut(_, output)]:
+                return output
+        raise InternalError(f"a run ended without an end: {events}")
 
     def poll(self, timeout: float | None) -> list[Event]:
         until = _until(timeout)
@@ -169,14 +154,14 @@ class Loop:
     def _known(self, id: int) -> Run | None:  # noqa: A002
         """The run, None when it has ended; KeyError when there never was one."""
         run = self._runs.get(id)
-        if run is None and not (isinstance(id, int) and 0 < id <= self._last_id):
+        if run is None and id not in range(1, self._last_id + 1):
             raise KeyError(id)
         return run
 
     # ---- start
 
     def _start(self, plan: Plan, sink: list[Event]) -> Run:
-        kit = self._kits.of(plan)
+        kit = self._dispatcher.kits.of(plan)
         enforcement = kit.enforcement(plan.limits)
         self._last_id = next(self._ids)
         life = Life(SandboxId(self._last_id), plan, self._machine, enforcement)
@@ -186,61 +171,12 @@ class Loop:
                 run.stdin = Stdin(self.wire, tokens.make(life.id, tokens.STDIN))
             if plan.hold:
                 run.gate = os.eventfd(0, os.EFD_CLOEXEC)
-            if not self._dispatch(run, kit):
-                self._queue.append(life.id)
+            self._dispatcher.start(run, kit)
         except BaseException:
-            _release(run)
+            run.close()
             raise
         self._runs[life.id] = run
         return run
-
-    def _dispatch(self, run: Run, kit: Kit) -> bool:
-        """Gives the run to an init; False when none is to be had now."""
-        slot = self._fleet.take(kit.filters)
-        if slot is None:
-            return False
-        if run.stdin is not None:
-            run.stdin.give(slot.uid)
-        try:
-            self._send(run, kit, slot)
-        except OSError as error:
-            # The init may be gone, or the workspace half full.
-            slot.launcher.destroy(slot)
-            raise SetupError("workspace", error.errno or errno.EIO, error.strerror) from error
-        run.slot = slot
-        run.life.sent()
-        if run.stdin is not None:
-            run.stdin.sent()
-        return True
-
-    def _send(self, run: Run, kit: Kit, slot: Slot) -> None:
-        life = run.life
-        fds = JobFds(stdin=-1 if run.stdin is None else run.stdin.theirs, gate=run.gate)
-        for _ in range(_IN_FLIGHT_TRIES):
-            try:
-                send(self.wire, life.plan, kit, slot, life.id, fds, len(self._runs))
-            except OSError as error:
-                if error.errno != errno.ETOOMANYREFS:
-                    raise
-                time.sleep(_IN_FLIGHT_PAUSE)
-            else:
-                return
-        raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
-
-    def _dispatch_queued(self) -> None:
-        while self._queue:
-            run = self._runs.get(self._queue[0])
-            if run is None:
-                self._queue.popleft()
-                continue
-            try:
-                if not self._dispatch(run, self._kits.of(run.life.plan)):
-                    return
-            except EvalboxError as error:
-                self._queue.popleft()
-                self._apply(run, run.life.failed(error))
-            else:
-                self._queue.popleft()
 
     # ---- one round
 
@@ -288,8 +224,7 @@ class Loop:
     def _on_end(self, slot: Slot, run: Run | None, report: Report) -> None:
         self._finish(slot, run, report)
         self._fleet.give_back(slot)
-        if self._queue:
-            self._dispatch_queued()
+        self._dispatcher.go_on(self._fail)
 
     def _finish(self, slot: Slot, run: Run | None, report: Report) -> None:
         slot.run_id = 0
@@ -299,8 +234,7 @@ class Loop:
         try:
             files = _collect(slot, run.life.plan) if run.life.plan.collect else {}
         except OSError as error:
-            failed = SetupError("collect", error.errno or errno.EIO, error.strerror)
-            self._apply(run, run.life.failed(failed))
+            self._fail(run, SetupError("collect", error.errno or errno.EIO, error.strerror))
             return
         self._apply(run, run.life.reported(report, files, stage_name(report.stage)))
 
@@ -318,14 +252,14 @@ class Loop:
             return
         if said is None:
             self._fleet.launcher_gone(launcher)
-            self._dispatch_queued()
+            self._dispatcher.go_on(self._fail)
             return
         slot = launcher.slots.get(said.slot)
         if said.type is not Control.GONE or slot is None:
             return
         run = self._runs.get(slot.run_id)
         if said.error and run is not None:
-            self._apply(run, run.life.failed(SetupError(stage_name(said.stage), said.error)))
+            self._fail(run, SetupError(stage_name(said.stage), said.error))
         self._lose(slot)
         if said.error:
             # No more can be forked now: further runs wait for those that there are.
@@ -342,7 +276,7 @@ class Loop:
             run.slot = None
             self._apply(run, run.life.lost(time.monotonic()))
         self._fleet.forget(slot)
-        self._dispatch_queued()
+        self._dispatcher.go_on(self._fail)
 
     def _on_timer(self) -> None:
         now = time.monotonic()
@@ -352,6 +286,9 @@ class Loop:
                 self._apply(run, run.life.overdue(now))
 
     # ---- what follows
+
+    def _fail(self, run: Run, error: EvalboxError) -> None:
+        self._apply(run, run.life.failed(error))
 
     def _apply(self, run: Run, step: Step) -> None:
         """Carries out what a fact led to."""
@@ -368,7 +305,7 @@ class Loop:
                 self._wake_up()
         if run.life.is_over:
             self._runs.pop(run.life.id, None)
-            _release(run)
+            run.close()
 
     def _carry_out(self, order: Order, run: Run, slot: Slot) -> None:
         if order is Order.KILL:
@@ -406,20 +343,12 @@ class Loop:
 
     def _close_descriptors(self) -> None:
         for run in self._runs.values():
-            _release(run)
+            run.close()
         self._runs.clear()
-        self._kits.close()
+        self._dispatcher.close()
         self._deadlines.close()
         os.close(self._wake)
         self.wire.close()
-
-
-def _release(run: Run) -> None:
-    if run.stdin is not None:
-        run.stdin.close()
-    gate, run.gate = run.gate, -1
-    if gate >= 0:
-        os.close(gate)
 
 
 def _collect(slot: Slot, plan: Plan) -> dict[str, bytes]:
@@ -434,6 +363,6 @@ def _until(timeout: float | None) -> float:
     """The moment until which to wait."""
     if timeout is None:
         return math.inf
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
-        raise PlanError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if math.isnan(timeout):
+        raise PlanError("timeout must be a number of seconds or None, not nan")
     return time.monotonic() + max(0.0, timeout)

@@ -1,0 +1,88 @@
+"""Runs on their way to an init: at once where one is free, else in turn."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+
+from evalbox._launch import Kit, Kits, Slot, send
+from evalbox._native import JobFds, Wire
+from evalbox.errors import EvalboxError, SetupError
+from evalbox.executor.fleet import Fleet
+from evalbox.executor.record import Run
+
+# Descriptors on their way to an init count until it takes them (unix(7)).
+_IN_FLIGHT_TRIES = 2000
+_IN_FLIGHT_PAUSE = 0.001
+
+
+class Dispatcher:
+    """Owner of the policies made ready and of the queue."""
+
+    def __init__(self, wire: Wire, fleet: Fleet) -> None:
+        self.kits = Kits()
+        self._wire = wire
+        self._fleet = fleet
+        self._queue: deque[Run] = deque()
+
+    def start(self, run: Run, kit: Kit) -> None:
+        """Gives a run to an init or, when none is to be had now, puts it last.
+
+        Raises:
+            SetupError: no launcher can be started, or the workspace not be filled.
+        """
+        if not self._dispatch(run, kit):
+            self._queue.append(run)
+
+    def go_on(self, failed: Callable[[Run, EvalboxError], None]) -> None:
+        """Gives the runs that wait to inits that are free."""
+        while self._queue:
+            run = self._queue[0]
+            try:
+                if not run.life.is_over and not self._dispatch(run, self.kits.of(run.life.plan)):
+                    return
+            except EvalboxError as error:
+                self._queue.popleft()
+                failed(run, error)
+            else:
+                self._queue.popleft()
+
+    def close(self) -> None:
+        self._queue.clear()
+        self.kits.close()
+
+    def _dispatch(self, run: Run, kit: Kit) -> bool:
+        slot = self._fleet.take(kit.filters)
+        if slot is None:
+            return False
+        try:
+            if run.stdin is not None:
+                run.stdin.give(slot.uid)
+            self._send(run, kit, slot)
+        except OSError as error:
+            # Its init may be gone, or its workspace half full: it serves no other run.
+            slot.launcher.destroy(slot)
+            raise SetupError("workspace", error.errno or errno.EIO, error.strerror) from error
+        run.slot = slot
+        run.life.sent()
+        if run.stdin is not None:
+            run.stdin.sent()
+        return True
+
+    def _send(self, run: Run, kit: Kit, slot: Slot) -> None:
+        life = run.life
+        fds = JobFds(stdin=-1 if run.stdin is None else run.stdin.theirs, gate=run.gate)
+        others = self._fleet.busy
+        for _ in range(_IN_FLIGHT_TRIES):
+            try:
+                send(self._wire, life.plan, kit, slot, life.id, fds, others)
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                time.sleep(_IN_FLIGHT_PAUSE)
+            else:
+                return
+        raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
