@@ -88,7 +88,7 @@ DENIALS = [
     ("sched_setaffinity", "call(N['sched_setaffinity'], os.getppid(), 0, 0)", "EPERM", "*"),
     ("setpriority of a group", "call(N['setpriority'], 1, 0, 0)", "EPERM", "*"),
     ("ioctl FIOASYNC", "call(N['ioctl'], os.pipe()[0], 0x5452, 0)", "ENOTTY", "EFAULT"),
-    ("PR_SET_DUMPABLE", "call(N['prctl'], 4, 1)", "EPERM", "ok"),
+    ("PR_SET_KEEPCAPS", "call(N['prctl'], 8, 0)", "EPERM", "ok"),
     ("PR_SET_SECCOMP", "call(N['prctl'], 22, 1 << 20)", "EPERM", "EINVAL"),
     ("F_SETPIPE_SZ", "call(N['fcntl'], os.pipe()[0], 1031, 4096)", "EPERM", "ok"),
     ("F_SETOWN", "call(N['fcntl'], os.pipe()[0], 8, os.getpid())", "EPERM", "ok"),

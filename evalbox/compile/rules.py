@@ -72,6 +72,8 @@ PRCTLS = {
     "PR_SET_PDEATHSIG": 1,
     "PR_GET_PDEATHSIG": 2,
     "PR_GET_DUMPABLE": 3,
+    # With 0 a process hides from those that it starts (/proc/PID/fd).
+    "PR_SET_DUMPABLE": 4,
     "PR_GET_KEEPCAPS": 7,
     "PR_GET_TIMING": 13,
     "PR_SET_NAME": 15,
@@ -202,7 +204,10 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
     # cannot be told from another process'.
     (_ONLY_SELF, "sched_setparam sched_setscheduler sched_setaffinity sched_setattr"),
     (Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, PRIO_PROCESS), ArgTest(1, 0))),)), "setpriority"),
-    (Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, IOPRIO_WHO_PROCESS), ArgTest(1, 0))),)), "ioprio_set"),
+    (
+        Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, IOPRIO_WHO_PROCESS), ArgTest(1, 0))),)),
+        "ioprio_set",
+    ),
     (only(1, IOCTLS.values(), ENOTTY), "ioctl"),
     (only(0, PRCTLS.values(), REFUSED), "prctl"),
     (unless(*(Clause(REFUSED, (ArgTest(1, cmd),)) for cmd in FCNTLS_REFUSED.values())), "fcntl"),

@@ -12,9 +12,8 @@ runs beside the test, and nothing that it prints or exits with is a verdict. All
 it can do is to answer calls; every other way of ending is a failure.
 
 What this relies on: the sample cannot trace the judge, read its memory or open
-its descriptors. seccomp refuses the calls for it, and /proc/<pid>/mem and
-/proc/<pid>/fd need a /proc that the sandbox does not show; where it shows one,
-`judge.hide_memory` closes the same doors.
+its descriptors. seccomp refuses the calls for it, and `judge.hide_memory` closes
+/proc/<pid>/mem and /proc/<pid>/fd, which rules about paths do not.
 
 These modules import only what the interpreter has built in, so that a run starts
 fast, and nothing of evalbox but each other. They run on the interpreter that the
