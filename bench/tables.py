@@ -52,15 +52,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ratio_table(title: str, results: Mapping[str, Mapping[str, Ratio]], unit: str) -> str:
-    """Rows are contestants, columns what was run; a cell is ratio (quartiles), absolute."""
-    columns = list(results)
-    names = list(dict.fromkeys(name for column in results.values() for name in column))
+    """Rows are what was run, columns the contestants; a cell is ratio (quartiles), absolute."""
+    names = list(dict.fromkeys(name for row in results.values() for name in row))
     rows = []
-    for name in names:
-        cells = (results[column].get(name) for column in columns)
+    for program, found in results.items():
+        cells = (found.get(name) for name in names)
         shown = [f"{cell}, {cell.absolute:.0f} {unit}" if cell else "-" for cell in cells]
-        rows.append([name, *shown])
-    return f"{title}\n\n{markdown(['', *columns], rows)}\n"
+        rows.append([program, *shown])
+    return f"{title}\n\n{markdown(['', *names], rows)}\n"
 
 
 def cpu_table(title: str, cpu: Mapping[str, Mapping[str, float]]) -> str:

@@ -134,6 +134,9 @@ def _number(value: object, what: str) -> Any:
 
 
 def seconds(value: object, what: str) -> float:
+    # What every run reports is worth a short way.
+    if type(value) is float and 0.0 <= value <= MAX_SECONDS:
+        return value
     number = _number(value, what)
     if number > MAX_SECONDS:
         raise PlanError(f"{what} must be at most {MAX_SECONDS} seconds; for no limit write None")
@@ -142,6 +145,8 @@ def seconds(value: object, what: str) -> float:
 
 def whole(value: object, what: str) -> int:
     """A count or a number of bytes; 0.5 * GiB is one too."""
+    if type(value) is int and 0 <= value <= MAX_INT:
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     try:

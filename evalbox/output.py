@@ -174,13 +174,12 @@ class Output:
             raise PlanError("exit_code belongs to EXITED, signal to every other status")
         if self.status is Status.SIGNALED and self.signal is None:
             raise PlanError("SIGNALED needs the signal")
-        if set(self.enforcement) != set(PROPERTIES):
-            raise PlanError(f"enforcement must name every property: {shown(self.enforcement)}")
-        for name, item in self.enforcement.items():
-            instance(item, f"enforcement[{name}]", Enforcement)
+        # A FrozenMap comes from here or from the table of properties.
+        if type(self.enforcement) is not FrozenMap:
+            store(self, enforcement=_checked_enforcement(self.enforcement))
         for path, content in self.files.items():
             instance(content, f"files[{shown(path)}]", bytes)
-        store(self, enforcement=FrozenMap(self.enforcement), files=FrozenMap(self.files))
+        store(self, files=FrozenMap(self.files))
 
     @property
     def ok(self) -> bool:
@@ -238,6 +237,14 @@ class Output:
             if name in given:
                 given[name] = read(given[name])
         return cls(**given)
+
+
+def _checked_enforcement(value: Mapping[str, Enforcement]) -> FrozenMap[Enforcement]:
+    if set(value) != set(PROPERTIES):
+        raise PlanError(f"enforcement must name every property: {shown(value)}")
+    for name, item in value.items():
+        instance(item, f"enforcement[{name}]", Enforcement)
+    return FrozenMap(value)
 
 
 OUTPUT_FIELDS = tuple(field.name for field in fields(Output))

@@ -28,7 +28,7 @@ def test_one_round_has_no_spread(tables) -> None:
     assert tables.quartiles([2.0]) == (2.0, 2.0, 2.0)
 
 
-def test_the_table_has_a_row_for_each_contestant_and_a_gap_for_a_missing_one(tables) -> None:
+def test_the_table_has_a_row_for_each_program_and_a_gap_for_a_missing_contestant(tables) -> None:
     ratio = tables.Ratio(1.25, 1.0, 1.5, 900)
     text = tables.ratio_table(
         "title", {"a": {"floor": ratio, "bwrap": ratio}, "b": {"floor": ratio}}, "us"

@@ -304,7 +304,8 @@ def hide_memory() -> None:
     # Not ctypes, which takes longer to import than all the rest of the judge.
     import _ctypes
 
-    prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+    itself: Any = None  # dlopen(NULL): this program and its libraries
+    prctl = _ctypes.dlsym(_ctypes.dlopen(itself, 0), "prctl")
     if _ctypes.call_function(prctl, (PR_SET_DUMPABLE, 0, 0, 0, 0)) != 0:
         raise OSError("the judge cannot hide its descriptors from the sample")
 
