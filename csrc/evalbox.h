@@ -69,8 +69,7 @@ struct eb_insn {
 /* Writes the program to out[0..cap) and returns its length; -E2BIG when it is
  * longer than `cap` or EB_FILTER_MAX, -EINVAL when the spec contradicts itself.
  * Uses 64 KiB of stack. */
-int eb_filter_compile(const struct eb_filter_spec *spec, struct eb_insn *out,
-                      size_t cap);
+int eb_filter_compile(const struct eb_filter_spec *spec, struct eb_insn *out, size_t cap);
 
 /* ---- landlock.c: rules -> ruleset descriptor ---------------------------- */
 
@@ -271,32 +270,32 @@ int eb_tree_remove(int parentfd, const char *name);
 
 /* Stages of the set-up: one list for the enum, the names and Python's IntEnum.
  * A failure is reported as (stage, errno). */
-#define EB_STAGES(X)                                                           \
-    X(NONE, none)                                                              \
-    X(CONFIG, config)                                                          \
-    X(SUBREAPER, subreaper)                                                    \
-    X(NO_NEW_PRIVS, no_new_privs)                                              \
-    X(LAUNCHER_CAPABILITIES, launcher_capabilities)                            \
-    X(LAUNCHER_SECCOMP, launcher_seccomp)                                      \
-    X(FORK, fork)                                                              \
-    X(SCOPE, scope)                                                            \
-    X(JOB, job)                                                                \
-    X(PIPES, pipes)                                                            \
-    X(CLONE, clone)                                                            \
-    X(PROCESS_GROUP, process_group)                                            \
-    X(STDIO, stdio)                                                            \
-    X(CHDIR, chdir)                                                            \
-    X(RLIMITS, rlimits)                                                        \
-    X(GROUPS, groups)                                                          \
-    X(IDENTITY, identity)                                                      \
-    X(CAPABILITIES, capabilities)                                              \
-    X(PARENT, parent)                                                          \
-    X(LANDLOCK, landlock)                                                      \
-    X(GATE, gate)                                                              \
-    X(CLOSE_RANGE, close_range)                                                \
-    X(SECCOMP, seccomp)                                                        \
-    X(LISTENER, listener)                                                      \
-    X(OPEN_FILES, open_files)                                                  \
+#define EB_STAGES(X)                                                                           \
+    X(NONE, none)                                                                              \
+    X(CONFIG, config)                                                                          \
+    X(SUBREAPER, subreaper)                                                                    \
+    X(NO_NEW_PRIVS, no_new_privs)                                                              \
+    X(LAUNCHER_CAPABILITIES, launcher_capabilities)                                            \
+    X(LAUNCHER_SECCOMP, launcher_seccomp)                                                      \
+    X(FORK, fork)                                                                              \
+    X(SCOPE, scope)                                                                            \
+    X(JOB, job)                                                                                \
+    X(PIPES, pipes)                                                                            \
+    X(CLONE, clone)                                                                            \
+    X(PROCESS_GROUP, process_group)                                                            \
+    X(STDIO, stdio)                                                                            \
+    X(CHDIR, chdir)                                                                            \
+    X(RLIMITS, rlimits)                                                                        \
+    X(GROUPS, groups)                                                                          \
+    X(IDENTITY, identity)                                                                      \
+    X(CAPABILITIES, capabilities)                                                              \
+    X(PARENT, parent)                                                                          \
+    X(LANDLOCK, landlock)                                                                      \
+    X(GATE, gate)                                                                              \
+    X(CLOSE_RANGE, close_range)                                                                \
+    X(SECCOMP, seccomp)                                                                        \
+    X(LISTENER, listener)                                                                      \
+    X(OPEN_FILES, open_files)                                                                  \
     X(EXECVE, execve)
 
 #define EB_STAGE_ENUM(upper, lower) EB_STAGE_##upper,

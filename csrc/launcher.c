@@ -98,8 +98,8 @@ set_fixed_limits(void)
         int resource;
         rlim_t value;
     } limits[] = {
-        {RLIMIT_CORE, 1},   {RLIMIT_MEMLOCK, 0}, {RLIMIT_RTPRIO, 0},
-        {RLIMIT_NICE, 0},   {RLIMIT_MSGQUEUE, 0}, {RLIMIT_SIGPENDING, 1024},
+        {RLIMIT_CORE, 1}, {RLIMIT_MEMLOCK, 0},  {RLIMIT_RTPRIO, 0},
+        {RLIMIT_NICE, 0}, {RLIMIT_MSGQUEUE, 0}, {RLIMIT_SIGPENDING, 1024},
     };
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
         struct rlimit now;
@@ -113,9 +113,9 @@ set_fixed_limits(void)
 }
 
 #define CAP_BIT(cap) (1ULL << (cap))
-static const uint64_t kept_capabilities =
-    CAP_BIT(CAP_SETUID) | CAP_BIT(CAP_SETGID) | CAP_BIT(CAP_KILL) | CAP_BIT(CAP_CHOWN) |
-    CAP_BIT(CAP_DAC_OVERRIDE) | CAP_BIT(CAP_FOWNER);
+static const uint64_t kept_capabilities = CAP_BIT(CAP_SETUID) | CAP_BIT(CAP_SETGID) |
+                                          CAP_BIT(CAP_KILL) | CAP_BIT(CAP_CHOWN) |
+                                          CAP_BIT(CAP_DAC_OVERRIDE) | CAP_BIT(CAP_FOWNER);
 
 /* With an empty bounding set and NOROOT no execve gives any of them back. */
 static void
