@@ -10,7 +10,7 @@
  *
  * Signals are blocked except inside ppoll(): SIGCHLD only interrupts it,
  * SIGTERM asks for an orderly end (status and accounts are not lost, as they
- * would be with SIGKILL). */
+ * would be with SIGKILL).  SIGPIPE, when a program closes its input, does nothing. */
 #include "kernel.h"
 #include "runtime.h"
 
@@ -26,7 +26,7 @@
 volatile sig_atomic_t eb_init_terminated;
 
 static void
-on_sigchld(int signal)
+on_nothing(int signal)
 {
     (void)signal;
 }
@@ -49,14 +49,16 @@ eb_init_follow_launcher(const struct eb_init *init)
 static void
 set_signals(void)
 {
-    struct sigaction child = {.sa_handler = on_sigchld};
+    struct sigaction nothing = {.sa_handler = on_nothing};
     struct sigaction term = {.sa_handler = on_sigterm};
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     sigaddset(&set, SIGTERM);
     sigprocmask(SIG_SETMASK, &set, NULL);
-    sigaction(SIGCHLD, &child, NULL);
+    sigaction(SIGCHLD, &nothing, NULL);
+    /* Not SIG_IGN, which the program would inherit: execve resets handlers only. */
+    sigaction(SIGPIPE, &nothing, NULL);
     sigaction(SIGTERM, &term, NULL);
 }
 
@@ -80,11 +82,11 @@ enter_scope(struct eb_init *init)
 static void
 prepare(struct eb_init *init)
 {
-    static const char *const names[] = {"box", "home", "tmp"};
+    static const char *const names[EB_PLACES] = {"box", "home", "tmp"};
     set_signals();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     init->proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < EB_PLACES; i++)
         init->places[i] = openat(init->workspace, names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     init->status = mmap(NULL, sizeof *init->status, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -7,9 +7,10 @@
 #include "runtime.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <unistd.h>
 
-enum { CHUNK = 65536, ROUNDS = 16 };
+enum { CHUNK = 65536, ROUNDS = 16, RETRY_NS = 1000000 };
 
 static unsigned char chunk[CHUNK];
 
@@ -72,7 +73,8 @@ eb_relay_feed(struct eb_relay *relay)
 {
     int *fd = &relay->pipes->in;
     while (*fd >= 0 && relay->fed < relay->input_size) {
-        ssize_t n = write(*fd, relay->input + relay->fed, (size_t)(relay->input_size - relay->fed));
+        ssize_t n = write(*fd, relay->input + relay->fed,
+                          (size_t)(relay->input_size - relay->fed));
         if (n < 0 && errno == EAGAIN)
             return;
         if (n < 0) {
@@ -85,8 +87,19 @@ eb_relay_feed(struct eb_relay *relay)
         close_fd(fd);
 }
 
+void
+eb_relay_announce(struct eb_relay *relay)
+{
+    struct eb_report report = {.type = EB_REPORT_STARTED,
+                               .run_id = relay->run_id,
+                               .flags = EB_REPORT_EXECED,
+                               .denied_nr = -1};
+    struct iovec part = {.iov_base = &report, .iov_len = sizeof report};
+    relay->announced = eb_packet_send(relay->sock, &part, 1, NULL, 0, MSG_DONTWAIT) != -EAGAIN;
+}
+
 static void
-flush_stream(struct eb_relay *relay, struct eb_stream *stream, uint32_t type, int flags)
+flush_stream(struct eb_relay *relay, struct eb_stream *stream, uint32_t type)
 {
     struct eb_report report = {.type = type, .run_id = relay->run_id, .denied_nr = -1};
     while (stream->sent < stream->stored) {
@@ -95,7 +108,7 @@ flush_stream(struct eb_relay *relay, struct eb_stream *stream, uint32_t type, in
             return;
         struct iovec parts[] = {{.iov_base = &report, .iov_len = sizeof report},
                                 {.iov_base = chunk, .iov_len = (size_t)n}};
-        int error = eb_packet_send(relay->sock, parts, 2, NULL, 0, flags);
+        int error = eb_packet_send(relay->sock, parts, 2, NULL, 0, MSG_DONTWAIT);
         relay->blocked = error == -EAGAIN;
         if (error < 0)
             return;
@@ -104,12 +117,60 @@ flush_stream(struct eb_relay *relay, struct eb_stream *stream, uint32_t type, in
 }
 
 void
-eb_relay_flush(struct eb_relay *relay, int flags)
+eb_relay_flush(struct eb_relay *relay)
 {
     relay->blocked = false;
     if (!relay->stream)
         return;
-    flush_stream(relay, relay->out, EB_REPORT_STDOUT, flags);
+    /* The host drops the output of a run that has not started. */
+    if (!relay->announced)
+        eb_relay_announce(relay);
+    flush_stream(relay, relay->out, EB_REPORT_STDOUT);
     if (!relay->blocked)
-        flush_stream(relay, relay->err, EB_REPORT_STDERR, flags);
+        flush_stream(relay, relay->err, EB_REPORT_STDERR);
+}
+
+/* Until the host reads.  Not in sendmsg(), where SIGTERM is blocked: the host
+ * may be stopped for hours and then end everything. */
+static void
+wait_for_host(int sock)
+{
+    struct pollfd fd = {.fd = sock, .events = POLLOUT};
+    sigset_t none;
+    sigemptyset(&none);
+    ppoll(&fd, 1, NULL, &none);
+}
+
+/* The kernel counts descriptors on their way for each user (unix(7)). */
+static void
+wait_for_others(void)
+{
+    const struct timespec soon = {.tv_nsec = RETRY_NS};
+    sigset_t none;
+    sigemptyset(&none);
+    ppoll(NULL, 0, &soon, &none);
+}
+
+void
+eb_relay_finish(struct eb_relay *relay)
+{
+    eb_relay_flush(relay);
+    while (relay->blocked && !eb_init_terminated) {
+        wait_for_host(relay->sock);
+        eb_relay_flush(relay);
+    }
+}
+
+void
+eb_relay_report(int sock, const struct iovec *parts, int n_parts, const int *fds, int n_fds)
+{
+    while (!eb_init_terminated) {
+        int error = eb_packet_send(sock, parts, n_parts, fds, n_fds, MSG_DONTWAIT);
+        if (error == -EAGAIN)
+            wait_for_host(sock);
+        else if (error == -ETOOMANYREFS)
+            wait_for_others();
+        else
+            return;
+    }
 }

@@ -6,24 +6,17 @@
 #include "kernel.h"
 #include "runtime.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <poll.h>
-#include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MS 1000000ULL
-#define TICK (10 * MS)         /* between two looks at the tree */
-#define ANNOUNCE (20 * MS)     /* a run that ends sooner tells start and end at once */
-#define MAX_DUTY 20            /* a look may take at most 1/20 of the time */
-#define LOST_FLOOR (20 * MS)   /* below: rounding of cutime to clock ticks */
+#define ANNOUNCE (20 * MS) /* a run that ends sooner tells start and end at once */
 #define RETRY_KILL_MS 50
 
 enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_COUNT };
@@ -33,39 +26,19 @@ struct run {
     const struct eb_job_view *view;
     struct eb_spawn spawn;
     struct eb_relay relay;
-    struct eb_watch watch;
+    struct eb_meter meter;
     pid_t pid;
     bool execed;
-    bool announced;
     bool reaped; /* the program itself */
     int wait_status;
     enum eb_cause cause;
     int64_t denied_nr;
     uint64_t started;
     uint64_t ended;
-    uint64_t next_look;
-    uint64_t next_disk_look;
-    uint64_t user;
-    uint64_t system;
-    uint64_t peak;
 };
 
 static struct eb_stream out_stream = {.file = -1};
 static struct eb_stream err_stream = {.file = -1};
-
-static uint64_t
-now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t
-timeval_ns(const struct timeval *t)
-{
-    return (uint64_t)t->tv_sec * 1000000000U + (uint64_t)t->tv_usec * 1000U;
-}
 
 static void
 stop(struct run *run, enum eb_cause cause)
@@ -80,21 +53,17 @@ is_over(const struct run *run)
     return run->reaped || run->cause != EB_CAUSE_EXIT;
 }
 
-/* ---- reaping and accounts ---- */
+/* ---- reaping ---- */
 
 static void
 account(struct run *run, pid_t pid, int status, const struct rusage *usage)
 {
-    uint64_t peak = (uint64_t)usage->ru_maxrss * 1024;
-    run->user += timeval_ns(&usage->ru_utime);
-    run->system += timeval_ns(&usage->ru_stime);
-    if (peak > run->peak)
-        run->peak = peak;
+    eb_meter_add(&run->meter, usage);
     if (pid != run->pid)
         return;
     run->reaped = true;
     run->wait_status = status;
-    run->ended = now_ns();
+    run->ended = eb_now();
 }
 
 /* Reaps what is dead; false when there is no child left at all. */
@@ -113,50 +82,7 @@ reap(struct run *run)
     }
 }
 
-static uint64_t
-cpu_time(const struct run *run)
-{
-    return run->user + run->system + run->watch.lost;
-}
-
-/* ---- limits ---- */
-
-static uint64_t
-check_tree(struct run *run)
-{
-    const struct eb_limits *limits = &run->view->job.limits;
-    struct eb_watch *watch = &run->watch;
-    struct eb_sample sample;
-    eb_watch_sample(watch, &sample);
-    uint64_t seen = run->user + run->system + sample.cpu_time;
-    if (seen + LOST_FLOOR < watch->cpu_seen)
-        watch->lost += watch->cpu_seen - seen;
-    watch->cpu_seen = seen;
-    uint64_t used = seen + watch->lost;
-    if (limits->cpu_time != EB_UNLIMITED && used >= limits->cpu_time) {
-        stop(run, EB_CAUSE_CPU_TIME);
-        return 0;
-    }
-    if (limits->memory != EB_UNLIMITED && sample.resident > limits->memory) {
-        uint32_t uid = run->view->job.uid;
-        if (eb_watch_memory(watch, uid) > limits->memory)
-            stop(run, EB_CAUSE_MEMORY);
-        if (uid != EB_KEEP_ID)
-            eb_init_follow_launcher(run->init);
-    }
-    /* With n processors the rest of the limit can be used up n times as fast. */
-    uint64_t processors = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
-    uint64_t rest = limits->cpu_time == EB_UNLIMITED ? EB_UNLIMITED
-                                                     : (limits->cpu_time - used) / processors;
-    return rest < MS ? MS : rest;
-}
-
-static bool
-tree_is_watched(const struct run *run)
-{
-    const struct eb_limits *limits = &run->view->job.limits;
-    return limits->memory != EB_UNLIMITED || limits->cpu_time != EB_UNLIMITED;
-}
+/* ---- time ---- */
 
 static uint64_t
 smaller(uint64_t a, uint64_t b)
@@ -164,46 +90,11 @@ smaller(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* At most 1 / MAX_DUTY of the time goes into looking. */
-static uint64_t
-rest_after(uint64_t cost)
-{
-    return cost * MAX_DUTY > TICK ? cost * MAX_DUTY : TICK;
-}
-
-static void
-look(struct run *run, uint64_t now)
-{
-    const struct eb_limits *limits = &run->view->job.limits;
-    if (tree_is_watched(run) && now >= run->next_look) {
-        uint64_t rest = check_tree(run);
-        run->next_look = now + smaller(rest_after(now_ns() - now), rest);
-    }
-    if (limits->disk != EB_UNLIMITED && now >= run->next_disk_look) {
-        uint64_t begun = now_ns();
-        if (eb_disk_usage(run->init->workspace, limits->disk) > limits->disk)
-            stop(run, EB_CAUSE_DISK);
-        run->next_disk_look = now + rest_after(now_ns() - begun);
-    }
-}
-
 static uint64_t
 deadline(const struct run *run)
 {
     uint64_t wall = run->view->job.limits.wall_time;
     return wall == EB_UNLIMITED || !run->execed ? EB_UNLIMITED : run->started + wall;
-}
-
-static void
-announce(struct run *run)
-{
-    struct eb_report report = {.type = EB_REPORT_STARTED,
-                               .run_id = run->view->job.run_id,
-                               .flags = EB_REPORT_EXECED,
-                               .denied_nr = -1};
-    struct iovec part = {.iov_base = &report, .iov_len = sizeof report};
-    int error = eb_packet_send(run->init->sock, &part, 1, NULL, 0, MSG_DONTWAIT);
-    run->announced = error != -EAGAIN;
 }
 
 static bool
@@ -215,23 +106,23 @@ announces_at_once(const struct run *run)
 static void
 check_time(struct run *run)
 {
-    uint64_t now = now_ns();
+    uint64_t now = eb_now();
     if (!run->execed || run->reaped)
         return;
     if (now >= deadline(run))
         stop(run, EB_CAUSE_WALL_TIME);
-    if (!run->announced && (announces_at_once(run) || now >= run->started + ANNOUNCE))
-        announce(run);
+    if (!run->relay.announced && (announces_at_once(run) || now >= run->started + ANNOUNCE))
+        eb_relay_announce(&run->relay);
     if (!is_over(run))
-        look(run, now);
+        stop(run, eb_meter_look(&run->meter, now));
 }
 
 static void
 on_execve(struct run *run)
 {
     run->execed = true;
-    run->started = now_ns();
-    run->next_look = run->next_disk_look = run->started + TICK;
+    run->started = eb_now();
+    eb_meter_start(&run->meter, run->started);
 }
 
 /* ---- one turn of the loop ---- */
@@ -240,7 +131,6 @@ static void
 wait_for_facts(struct run *run, struct pollfd *fds)
 {
     const struct eb_pipes *pipes = &run->spawn.pipes;
-    const struct eb_limits *limits = &run->view->job.limits;
     short out = run->relay.blocked ? POLLIN | POLLOUT : POLLIN;
     fds[AT_SOCK] = (struct pollfd){.fd = run->init->sock, .events = out};
     fds[AT_OUT] = (struct pollfd){.fd = pipes->out, .events = POLLIN};
@@ -250,15 +140,11 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
     uint64_t wake = EB_UNLIMITED;
     if (run->execed) {
-        wake = deadline(run);
-        if (!run->announced)
+        wake = smaller(deadline(run), eb_meter_due(&run->meter));
+        if (!run->relay.announced)
             wake = smaller(wake, run->started + ANNOUNCE);
-        if (tree_is_watched(run))
-            wake = smaller(wake, run->next_look);
-        if (limits->disk != EB_UNLIMITED)
-            wake = smaller(wake, run->next_disk_look);
     }
-    uint64_t now = now_ns();
+    uint64_t now = eb_now();
     uint64_t left = wake > now ? wake - now : 0;
     struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000U),
                                .tv_nsec = (long)(left % 1000000000U)};
@@ -328,6 +214,9 @@ take_turn(struct run *run)
     if (fds[AT_NOTICE].revents)
         take_notice(run);
     reap(run);
+    /* It may have come to execve and to its end since the look at the pipe. */
+    if (run->reaped && run->spawn.pipes.notice >= 0)
+        take_notice(run);
     check_time(run);
     if (fds[AT_OUT].revents || fds[AT_ERR].revents)
         eb_relay_read(&run->relay, false);
@@ -335,7 +224,7 @@ take_turn(struct run *run)
         stop(run, EB_CAUSE_OUTPUT);
     if (fds[AT_IN].revents)
         eb_relay_feed(&run->relay);
-    eb_relay_flush(&run->relay, MSG_DONTWAIT);
+    eb_relay_flush(&run->relay);
     if (fds[AT_SOCK].revents & (POLLIN | POLLHUP | POLLERR))
         take_order(run);
     if (eb_init_terminated)
@@ -375,49 +264,26 @@ end_tree(struct run *run)
     }
 }
 
-static bool
-is_empty(int dirfd)
-{
-    _Alignas(8) char buffer[512];
-    if (lseek(dirfd, 0, SEEK_SET) < 0)
-        return false;
-    /* "." and ".." take 24 bytes each. */
-    return getdents64(dirfd, buffer, sizeof buffer) <= 48;
-}
-
-/* Leaves box, home and tmp as the next run must find them. */
+/* The host gets both streams in the same way. */
 static void
-clear_workspace(const struct eb_init *init)
+store_output(struct run *run)
 {
-    for (int i = 0; i < 3; i++) {
-        if (!is_empty(init->places[i]))
-            (void)eb_tree_clear(init->places[i]);
-        (void)fchmod(init->places[i], 0700);
-        (void)futimens(init->places[i], NULL);
-    }
-}
-
-static bool
-is_untouched(const struct eb_init *init)
-{
-    return is_empty(init->places[0]) && is_empty(init->places[1]) && is_empty(init->places[2]);
+    if (out_stream.file < 0 && err_stream.file < 0)
+        return;
+    int out = eb_stream_file(&out_stream);
+    int err = eb_stream_file(&err_stream);
+    if (out < 0 || err < 0)
+        run->relay.error = out < 0 ? -out : -err;
 }
 
 /* What became certain only at the end: limits hold to the last byte. */
 static void
 settle(struct run *run)
 {
-    const struct eb_limits *limits = &run->view->job.limits;
     if (run->cause != EB_CAUSE_EXIT)
         return;
-    if (run->relay.excess)
-        run->cause = EB_CAUSE_OUTPUT;
-    else if (limits->cpu_time != EB_UNLIMITED && cpu_time(run) > limits->cpu_time)
-        run->cause = EB_CAUSE_CPU_TIME;
-    else if (limits->disk != EB_UNLIMITED && !is_untouched(run->init) &&
-             eb_disk_usage(run->init->workspace, limits->disk) > limits->disk)
-        run->cause = EB_CAUSE_DISK;
-    else if (run->relay.error) {
+    run->cause = run->relay.excess ? EB_CAUSE_OUTPUT : eb_meter_settle(&run->meter);
+    if (run->cause == EB_CAUSE_EXIT && run->relay.error) {
         run->cause = EB_CAUSE_SETUP;
         run->spawn.status->stage = EB_STAGE_PIPES;
         run->spawn.status->error = run->relay.error;
@@ -438,37 +304,20 @@ report_end(struct run *run)
         .wait_status = run->wait_status,
         .denied_nr = run->denied_nr,
         .wall_time = run->execed && run->ended > run->started ? run->ended - run->started : 0,
-        .user_time = run->user,
-        .system_time = run->system + run->watch.lost,
-        .peak_memory = run->peak,
+        .user_time = run->meter.user,
+        .system_time = run->meter.system + run->meter.watch.lost,
+        .peak_memory = run->meter.peak,
         .stdout_size = out_stream.stored,
         .stderr_size = err_stream.stored,
     };
     struct iovec parts[] = {{.iov_base = &report, .iov_len = sizeof report},
                             {.iov_base = out_stream.head, .iov_len = out_stream.stored},
                             {.iov_base = err_stream.head, .iov_len = err_stream.stored}};
-    int fds[2];
-    int n_fds = 0;
-    if (out_stream.file >= 0 || err_stream.file >= 0) {
+    int fds[] = {out_stream.file, err_stream.file};
+    bool in_fds = fds[0] >= 0 && fds[1] >= 0;
+    if (in_fds)
         report.flags |= EB_REPORT_IN_FDS;
-        fds[0] = eb_stream_file(&out_stream);
-        fds[1] = eb_stream_file(&err_stream);
-        n_fds = 2;
-        parts[1].iov_len = parts[2].iov_len = 0;
-    }
-    eb_packet_send(run->init->sock, parts, 3, fds, n_fds, 0);
-}
-
-static void
-close_pipes(struct eb_pipes *pipes)
-{
-    int *const all[] = {&pipes->out,    &pipes->err,     &pipes->in,
-                        &pipes->notice, &pipes->channel, &pipes->listener};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        if (*all[i] >= 0)
-            close(*all[i]);
-        *all[i] = -1;
-    }
+    eb_relay_report(run->init->sock, parts, in_fds ? 1 : 3, fds, in_fds ? 2 : 0);
 }
 
 static void
@@ -476,13 +325,14 @@ finish(struct run *run)
 {
     end_tree(run);
     if (!run->ended)
-        run->ended = now_ns();
+        run->ended = eb_now();
     eb_relay_read(&run->relay, true);
+    eb_pipes_close(&run->spawn.pipes);
+    eb_relay_finish(&run->relay);
+    store_output(run);
     settle(run);
-    close_pipes(&run->spawn.pipes);
-    eb_relay_flush(&run->relay, 0);
     if (!(run->view->job.flags & EB_JOB_KEEP))
-        clear_workspace(run->init);
+        eb_workspace_clear(run->init->places);
     report_end(run);
     eb_stream_reset(&out_stream);
     eb_stream_reset(&err_stream);
@@ -518,7 +368,7 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
     struct run run = {.init = init,
                       .view = view,
                       .denied_nr = -1,
-                      .watch = {.proc = init->proc},
+                      .meter = {.init = init, .job = job, .watch = {.proc = init->proc}},
                       .spawn = {.runtime = init->runtime,
                                 .view = view,
                                 .ruleset_fd = init->ruleset_fd,

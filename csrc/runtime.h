@@ -2,11 +2,17 @@
  *
  *   launcher.c  confines itself, keeps inits, reaps, cleans up
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
+ *   run.c       one run from its job to its final report: what ends it, and how
+ *   limits.c    CPU time, memory and disk against their limits; accounts
+ *   relay.c     the program's pipes, to and from the host
+ *   capture.c   output kept whether or not the host reads
+ *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
  *   protocol.c  messages: encode, decode, descriptors
  *   watch.c     memory and CPU time of a process tree, from /proc
  *   disk.c      bytes used by a directory tree
- *   tree.c      directories removed through descriptors */
+ *   tree.c      directories removed through descriptors
+ *   workspace.c box, home and tmp between two runs */
 #ifndef EB_RUNTIME_H
 #define EB_RUNTIME_H
 
@@ -20,6 +26,7 @@
 
 #define EB_KEEP_ID 0xffffffffU /* uid of a job: stay who you are */
 #define EB_ARGS_MAX 65536      /* argc + envc */
+#define EB_PLACES 3            /* directories of a workspace */
 
 struct eb_filter {
     const struct eb_insn *insns;
@@ -113,7 +120,7 @@ struct eb_init {
     int workspace;     /* directory with box, home and tmp */
     uint32_t uid;      /* owner of the workspace, or EB_KEEP_ID */
     pid_t launcher;
-    int places[3];     /* box, home, tmp */
+    int places[EB_PLACES]; /* box, home, tmp */
     int proc;
     bool scoped;       /* proved: kill(-1) reaches our own tree only */
     uint64_t ruleset_id;
@@ -164,6 +171,7 @@ struct eb_spawn {
 pid_t eb_spawn(struct eb_spawn *spawn);
 /* The listener that a child sent before its execve, or -1. */
 int eb_spawn_listener(int channel);
+void eb_pipes_close(struct eb_pipes *pipes);
 
 /* ---- capture.c: the output of a run, whether or not the host reads ---- */
 
@@ -190,6 +198,7 @@ struct eb_relay {
     uint64_t run_id;
     uint64_t limit;  /* of both streams together */
     bool stream;     /* send output as it comes */
+    bool announced;  /* the host knows of the start */
     bool excess;     /* the program wrote more than the limit */
     bool blocked;    /* the host does not read: wait until it does */
     int error;
@@ -205,8 +214,15 @@ struct eb_relay {
 void eb_relay_read(struct eb_relay *relay, bool until_end);
 /* Gives the program more of its input; closes the pipe after the last byte. */
 void eb_relay_feed(struct eb_relay *relay);
-/* Sends what is stored, if streaming; flags MSG_DONTWAIT or 0. */
-void eb_relay_flush(struct eb_relay *relay, int flags);
+/* Tells the host that execve succeeded. */
+void eb_relay_announce(struct eb_relay *relay);
+/* Sends what is stored, if streaming and as far as the host takes it. */
+void eb_relay_flush(struct eb_relay *relay);
+/* The same until all is sent, or SIGTERM. */
+void eb_relay_finish(struct eb_relay *relay);
+/* Sends the last report; waits for the host, or for SIGTERM. */
+void eb_relay_report(int sock, const struct iovec *parts, int n_parts, const int *fds,
+                     int n_fds);
 
 /* ---- watch.c ---- */
 
@@ -234,5 +250,37 @@ size_t eb_watch_children(int proc, pid_t *pids, size_t capacity);
 
 /* Bytes held by the directory tree, at least 1 KiB for each entry. */
 uint64_t eb_disk_usage(int dirfd, uint64_t stop_at);
+
+/* ---- limits.c ---- */
+
+/* Nanoseconds of the monotonic clock. */
+uint64_t eb_now(void);
+
+/* What one run uses. */
+struct eb_meter {
+    const struct eb_init *init;
+    const struct eb_job *job;
+    struct eb_watch watch;
+    uint64_t user; /* of processes that were waited for */
+    uint64_t system;
+    uint64_t peak;
+    uint64_t next_look;
+    uint64_t next_disk_look;
+};
+/* The program runs since `now`. */
+void eb_meter_start(struct eb_meter *meter, uint64_t now);
+/* A process was waited for. */
+void eb_meter_add(struct eb_meter *meter, const struct rusage *usage);
+/* When to look next. */
+uint64_t eb_meter_due(const struct eb_meter *meter);
+/* The limit that is passed, or EB_CAUSE_EXIT. */
+enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
+/* The same when no process is left: to the last byte and nanosecond. */
+enum eb_cause eb_meter_settle(const struct eb_meter *meter);
+
+/* ---- workspace.c ---- */
+
+bool eb_workspace_is_untouched(const int places[EB_PLACES]);
+void eb_workspace_clear(const int places[EB_PLACES]);
 
 #endif

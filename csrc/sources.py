@@ -22,6 +22,7 @@ LAUNCHER = [
     "launcher.c",
     "init.c",
     "run.c",
+    "limits.c",
     "relay.c",
     "capture.c",
     "spawn.c",
@@ -29,6 +30,7 @@ LAUNCHER = [
     "protocol.c",
     "watch.c",
     "disk.c",
+    "workspace.c",
     "tree.c",
     "landlock.c",
 ]

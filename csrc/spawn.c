@@ -203,7 +203,8 @@ eb_spawn(struct eb_spawn *spawn)
     spawn->status->stage = EB_STAGE_NONE;
     spawn->status->error = 0;
     pid_t pid = -1;
-    int cwd = openat(spawn->box_fd, spawn->view->cwd, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int cwd = openat(spawn->box_fd, spawn->view->cwd,
+                     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     int error = cwd < 0 ? -errno : make_pipes(spawn, &ends);
     if (error < 0) {
         spawn->status->stage = cwd < 0 ? EB_STAGE_CHDIR : EB_STAGE_PIPES;
@@ -219,4 +220,13 @@ eb_spawn(struct eb_spawn *spawn)
         close_fd(&spawn->pipes.channel);
     }
     return pid;
+}
+
+void
+eb_pipes_close(struct eb_pipes *pipes)
+{
+    int *const all[] = {&pipes->out,    &pipes->err,     &pipes->in,
+                        &pipes->notice, &pipes->channel, &pipes->listener};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        close_fd(all[i]);
 }

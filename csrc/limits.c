@@ -1,0 +1,157 @@
+/* limits.c - what a run uses against what it may use.
+ *
+ * CPU time, memory and disk have no kernel limit that holds for a tree of
+ * processes without a cgroup: they are looked at, often enough to matter and
+ * seldom enough to cost little.  CPU time is exact again at the end, when
+ * everything was waited for; so is what lies in the workspace. */
+#include "runtime.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#define MS 1000000ULL
+#define TICK (10 * MS)       /* between two looks */
+#define MAX_DUTY 20          /* a look may take at most 1/20 of the time */
+#define LOST_FLOOR (20 * MS) /* below: rounding of cutime to clock ticks */
+
+uint64_t
+eb_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t
+timeval_ns(const struct timeval *t)
+{
+    return (uint64_t)t->tv_sec * 1000000000U + (uint64_t)t->tv_usec * 1000U;
+}
+
+static uint64_t
+smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+void
+eb_meter_start(struct eb_meter *meter, uint64_t now)
+{
+    meter->next_look = meter->next_disk_look = now + TICK;
+}
+
+void
+eb_meter_add(struct eb_meter *meter, const struct rusage *usage)
+{
+    uint64_t peak = (uint64_t)usage->ru_maxrss * 1024;
+    meter->user += timeval_ns(&usage->ru_utime);
+    meter->system += timeval_ns(&usage->ru_stime);
+    if (peak > meter->peak)
+        meter->peak = peak;
+}
+
+static bool
+watches_tree(const struct eb_limits *limits)
+{
+    return limits->memory != EB_UNLIMITED || limits->cpu_time != EB_UNLIMITED;
+}
+
+uint64_t
+eb_meter_due(const struct eb_meter *meter)
+{
+    const struct eb_limits *limits = &meter->job->limits;
+    uint64_t tree = watches_tree(limits) ? meter->next_look : EB_UNLIMITED;
+    uint64_t disk = limits->disk != EB_UNLIMITED ? meter->next_disk_look : EB_UNLIMITED;
+    return smaller(tree, disk);
+}
+
+/* The CPU time of the whole tree; a fall of the sum is what nobody waited for. */
+static uint64_t
+cpu_used(struct eb_meter *meter, const struct eb_sample *sample)
+{
+    struct eb_watch *watch = &meter->watch;
+    uint64_t seen = meter->user + meter->system + sample->cpu_time;
+    if (seen + LOST_FLOOR < watch->cpu_seen)
+        watch->lost += watch->cpu_seen - seen;
+    watch->cpu_seen = seen;
+    return seen + watch->lost;
+}
+
+static bool
+memory_is_passed(struct eb_meter *meter, const struct eb_sample *sample)
+{
+    uint64_t limit = meter->job->limits.memory;
+    uint32_t uid = meter->job->uid;
+    /* The sum of resident sets is cheap and never too small. */
+    if (limit == EB_UNLIMITED || sample->resident <= limit)
+        return false;
+    uint64_t used = eb_watch_memory(&meter->watch, uid);
+    if (uid != EB_KEEP_ID)
+        eb_init_follow_launcher(meter->init);
+    return used > limit;
+}
+
+/* `rest`: how long the CPU time that is left lasts at least. */
+static enum eb_cause
+check_tree(struct eb_meter *meter, uint64_t *rest)
+{
+    uint64_t limit = meter->job->limits.cpu_time;
+    struct eb_sample sample;
+    eb_watch_sample(&meter->watch, &sample);
+    uint64_t used = cpu_used(meter, &sample);
+    *rest = EB_UNLIMITED;
+    if (limit != EB_UNLIMITED) {
+        if (used >= limit)
+            return EB_CAUSE_CPU_TIME;
+        /* With n processors it can be used up n times as fast. */
+        *rest = (limit - used) / (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
+    }
+    return memory_is_passed(meter, &sample) ? EB_CAUSE_MEMORY : EB_CAUSE_EXIT;
+}
+
+static uint64_t
+pause_after(uint64_t cost)
+{
+    return cost * MAX_DUTY > TICK ? cost * MAX_DUTY : TICK;
+}
+
+static bool
+disk_is_passed(const struct eb_meter *meter)
+{
+    uint64_t limit = meter->job->limits.disk;
+    return limit != EB_UNLIMITED && eb_disk_usage(meter->init->workspace, limit) > limit;
+}
+
+enum eb_cause
+eb_meter_look(struct eb_meter *meter, uint64_t now)
+{
+    const struct eb_limits *limits = &meter->job->limits;
+    if (watches_tree(limits) && now >= meter->next_look) {
+        uint64_t rest;
+        enum eb_cause cause = check_tree(meter, &rest);
+        uint64_t pause = smaller(pause_after(eb_now() - now), rest);
+        meter->next_look = now + (pause < MS ? MS : pause);
+        if (cause != EB_CAUSE_EXIT)
+            return cause;
+    }
+    if (limits->disk != EB_UNLIMITED && now >= meter->next_disk_look) {
+        uint64_t begun = eb_now();
+        bool passed = disk_is_passed(meter);
+        meter->next_disk_look = now + pause_after(eb_now() - begun);
+        if (passed)
+            return EB_CAUSE_DISK;
+    }
+    return EB_CAUSE_EXIT;
+}
+
+enum eb_cause
+eb_meter_settle(const struct eb_meter *meter)
+{
+    const struct eb_limits *limits = &meter->job->limits;
+    uint64_t used = meter->user + meter->system + meter->watch.lost;
+    if (limits->cpu_time != EB_UNLIMITED && used > limits->cpu_time)
+        return EB_CAUSE_CPU_TIME;
+    if (!eb_workspace_is_untouched(meter->init->places) && disk_is_passed(meter))
+        return EB_CAUSE_DISK;
+    return EB_CAUSE_EXIT;
+}
