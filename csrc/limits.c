@@ -12,6 +12,7 @@
 #define MS 1000000ULL
 #define TICK (10 * MS)       /* between two looks */
 #define MAX_DUTY 20          /* a look may take at most 1/20 of the time */
+#define MAX_LOAD 8           /* on a busy host: up to so many ticks */
 #define LOST_FLOOR (20 * MS) /* below: rounding of cutime to clock ticks */
 
 uint64_t
@@ -109,10 +110,17 @@ check_tree(struct eb_meter *meter, uint64_t *rest)
     return memory_is_passed(meter, &sample) ? EB_CAUSE_MEMORY : EB_CAUSE_EXIT;
 }
 
+/* Where n threads share a processor, each grows n times as slowly; hundreds of
+ * runs that look 100 times a second would be the load themselves. */
 static uint64_t
-pause_after(uint64_t cost)
+pause_after(const struct eb_meter *meter, uint64_t cost)
 {
-    return cost * MAX_DUTY > TICK ? cost * MAX_DUTY : TICK;
+    static uint64_t processors;
+    if (!processors)
+        processors = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t load = eb_watch_runnable(meter->watch.proc) / processors;
+    uint64_t pause = TICK * (load < 1 ? 1 : smaller(load, MAX_LOAD));
+    return cost * MAX_DUTY > pause ? cost * MAX_DUTY : pause;
 }
 
 static bool
@@ -129,7 +137,7 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
     if (watches_tree(limits) && now >= meter->next_look) {
         uint64_t rest;
         enum eb_cause cause = check_tree(meter, &rest);
-        uint64_t pause = smaller(pause_after(eb_now() - now), rest);
+        uint64_t pause = smaller(pause_after(meter, eb_now() - now), rest);
         meter->next_look = now + (pause < MS ? MS : pause);
         if (cause != EB_CAUSE_EXIT)
             return cause;
@@ -137,7 +145,7 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
     if (limits->disk != EB_UNLIMITED && now >= meter->next_disk_look) {
         uint64_t begun = eb_now();
         bool passed = disk_is_passed(meter);
-        meter->next_disk_look = now + pause_after(eb_now() - begun);
+        meter->next_disk_look = now + pause_after(meter, eb_now() - begun);
         if (passed)
             return EB_CAUSE_DISK;
     }

@@ -243,6 +243,8 @@ struct eb_sample {
 int eb_watch_sample(struct eb_watch *watch, struct eb_sample *sample);
 /* Proportional anonymous and shared memory of the tree, each page once. */
 uint64_t eb_watch_memory(struct eb_watch *watch, uint32_t uid);
+/* Threads that run or could run now, on the whole host. */
+uint64_t eb_watch_runnable(int proc);
 /* The children of this process, zombies included. */
 size_t eb_watch_children(int proc, pid_t *pids, size_t capacity);
 

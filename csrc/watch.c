@@ -162,6 +162,19 @@ collect_tree(struct eb_watch *watch, struct tree *tree, struct eb_sample *sample
     }
 }
 
+/* "0.20 0.18 0.12 3/80 11206": the number before the slash. */
+uint64_t
+eb_watch_runnable(int proc)
+{
+    char text[128];
+    char *slash = read_text(proc, "loadavg", text, sizeof text) < 0 ? NULL : strchr(text, '/');
+    if (!slash)
+        return 1;
+    while (slash > text && slash[-1] != ' ')
+        slash--;
+    return strtoull(slash, NULL, 10);
+}
+
 static struct tree current; /* 16 KiB; one watch at a time */
 
 int
