@@ -73,7 +73,7 @@ set_rlimits(const struct eb_child *child)
 {
     for (int i = 0; i < EB_CHILD_RLIMITS; i++) {
         const struct eb_rlimit *limit = &child->rlimits[i];
-        if (setrlimit(limit->resource, &limit->value) < 0)
+        if (setrlimit((__rlimit_resource_t)limit->resource, &limit->value) < 0)
             fail(child, EB_STAGE_RLIMITS, errno);
     }
 }
@@ -192,7 +192,8 @@ filter_calls(const struct eb_child *child, int channel)
 static void
 limit_open_files(const struct eb_child *child)
 {
-    if (setrlimit(child->open_files.resource, &child->open_files.value) < 0)
+    const struct eb_rlimit *limit = &child->open_files;
+    if (setrlimit((__rlimit_resource_t)limit->resource, &limit->value) < 0)
         fail(child, EB_STAGE_OPEN_FILES, errno);
 }
 
