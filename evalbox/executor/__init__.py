@@ -68,17 +68,6 @@ class Executor:
     """
 
     run = _Run()
-    """Runs a plan and waits: `run(plan) -> Output`.
-
-    On the class any number of threads may call it. On an instance the events of
-    other runs are kept for the next `poll`.
-
-    Raises:
-        PlanError: the plan asks for something impossible on this host.
-        UnsupportedError: a required property cannot be enforced here.
-        CommandNotFound: there is no such program.
-        SetupError: the sandbox could not start.
-    """
 
     def __init__(self) -> None:
         self._loop: Loop | None = None
@@ -91,7 +80,7 @@ class Executor:
         self._pid = os.getpid()
         _open.add(self)
 
-    def spawn(self, plan: Plan, /) -> SandboxId:
+    def spawn(self, plan: Plan) -> SandboxId:
         """Starts a run and returns at once; its events come from `poll`.
 
         Raises:
@@ -110,7 +99,7 @@ class Executor:
         """
         return self._mine().poll(timeout)
 
-    def write_stdin(self, id: SandboxId, data: bytes, /) -> None:  # noqa: A002  # its name in events
+    def write_stdin(self, id: SandboxId, data: bytes) -> None:  # noqa: A002  # its name in events
         """Queues input for a run with stdin=PIPE; never blocks.
 
         Raises:
@@ -122,15 +111,15 @@ class Executor:
             raise PlanError(f"write_stdin takes bytes, not {type(data).__name__}")
         self._mine().write_stdin(id, bytes(data))
 
-    def close_stdin(self, id: SandboxId, /) -> None:  # noqa: A002
+    def close_stdin(self, id: SandboxId) -> None:  # noqa: A002
         """Closes the input behind what is queued. KeyError: there was no such run."""
         self._mine().close_stdin(id)
 
-    def kill(self, id: SandboxId, /) -> None:  # noqa: A002
+    def kill(self, id: SandboxId) -> None:  # noqa: A002
         """Ends a run with status KILLED. KeyError: there was no such run."""
         self._mine().kill(id)
 
-    def release(self, id: SandboxId, /) -> None:  # noqa: A002
+    def release(self, id: SandboxId) -> None:  # noqa: A002
         """Lets a held run start. KeyError: there was no such run."""
         self._mine().release(id)
 
@@ -173,7 +162,15 @@ class Executor:
             raise ValueError("this Executor belongs to the process that made it; make one here")
         return self._loop
 
-    def _run(self, plan: Plan, /) -> Output:
+    def _run(self, plan: Plan) -> Output:
+        """Runs a plan and waits; the events of other runs are kept for the next `poll`.
+
+        Raises:
+            PlanError: the plan asks for something impossible on this host.
+            UnsupportedError: a required property cannot be enforced here.
+            CommandNotFound: there is no such program.
+            SetupError: the sandbox could not start.
+        """
         return self._mine().run(_checked(plan))
 
 
@@ -183,7 +180,12 @@ def _checked(plan: object) -> Plan:
     return plan
 
 
-def _run_on_shared(plan: Plan, /) -> Output:
+def _run_on_shared(plan: Plan) -> Output:
+    """Runs a plan on an executor that is kept for this; any number of threads may call it.
+
+    Raises:
+        EvalboxError: as `run` of an instance.
+    """
     from evalbox.executor import shared
 
     return shared.run(_checked(plan))
