@@ -283,6 +283,8 @@ enum eb_cause eb_meter_settle(const struct eb_meter *meter);
 /* ---- workspace.c ---- */
 
 bool eb_workspace_is_untouched(const int places[EB_PLACES]);
+/* A program may have taken the rights away that clearing and collecting need. */
+void eb_workspace_unlock(const int places[EB_PLACES]);
 void eb_workspace_clear(const int places[EB_PLACES]);
 
 #endif

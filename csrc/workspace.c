@@ -24,12 +24,18 @@ eb_workspace_is_untouched(const int places[EB_PLACES])
 }
 
 void
+eb_workspace_unlock(const int places[EB_PLACES])
+{
+    for (int i = 0; i < EB_PLACES; i++)
+        (void)fchmod(places[i], 0700);
+}
+
+void
 eb_workspace_clear(const int places[EB_PLACES])
 {
     for (int i = 0; i < EB_PLACES; i++) {
         if (!is_empty(places[i]))
             (void)eb_tree_clear(places[i]);
-        (void)fchmod(places[i], 0700);
         (void)futimens(places[i], NULL);
     }
 }
