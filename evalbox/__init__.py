@@ -21,7 +21,7 @@ from evalbox.errors import (
     UnsupportedError,
 )
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
-from evalbox.executor import Executor, run
+from evalbox.executor import Executor, check_system, run
 from evalbox.limits import GiB, KiB, Limits, MiB
 from evalbox.output import Enforcement, Output, Status, Usage
 from evalbox.plan import PIPE, File, Plan
@@ -71,6 +71,7 @@ __all__ = [
 
 def host() -> Host:
     """What this host can enforce and, for each thing missing, what would bring it."""
+    check_system()
     # Here and not above, so that evalbox can be imported on any system.
     from evalbox.host import host as this_host
 

@@ -71,8 +71,7 @@ class Executor:
 
     def __init__(self) -> None:
         self._loop: Loop | None = None
-        if sys.platform != "linux":
-            raise UnsupportedError("anything", f"this is {sys.platform}", "Linux 5.13 or newer")
+        check_system()
         # Here and not above, so that evalbox can be imported anywhere.
         from evalbox.executor.loop import Loop
 
@@ -174,6 +173,16 @@ class Executor:
         return self._mine().run(_checked(plan))
 
 
+def check_system() -> None:
+    """Before the first import of what only Linux has.
+
+    Raises:
+        UnsupportedError: this is another system.
+    """
+    if sys.platform != "linux":
+        raise UnsupportedError("anything", f"this is {sys.platform}", "Linux 5.13 or newer")
+
+
 def _checked(plan: object) -> Plan:
     if not isinstance(plan, Plan):
         raise PlanError(f"a Plan is needed, not {type(plan).__name__}; write Plan([...])")
@@ -186,6 +195,7 @@ def _run_on_shared(plan: Plan) -> Output:
     Raises:
         EvalboxError: as `run` of an instance.
     """
+    check_system()
     from evalbox.executor import shared
 
     return shared.run(_checked(plan))

@@ -52,17 +52,21 @@ class Stdin:
         if self._ours >= 0:
             self._is_closing = True
             if not self._queue:
-                self.close()
+                self._close_ours()
 
     def flush(self) -> None:
         """The pipe takes more, or the program closed it."""
         try:
             self._advance()
         except BrokenPipeError:
-            self.close()
+            self._close_ours()
 
     def close(self) -> None:
         self.sent()
+        self._close_ours()
+
+    def _close_ours(self) -> None:
+        # A run that waits for its turn still needs the other end.
         ours, self._ours = self._ours, -1
         self._queue.clear()
         if ours < 0:
@@ -84,10 +88,10 @@ class Stdin:
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            self.close()
+            self._close_ours()
             raise
         if self._is_closing and not self._queue:
-            self.close()
+            self._close_ours()
         else:
             self._watch(bool(self._queue))
 
