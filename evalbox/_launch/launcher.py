@@ -188,8 +188,9 @@ class Launcher:
     def _make_workspace(self, number: int, uid: int | None) -> int:
         """A descriptor of the directory with box, home and tmp."""
         os.mkdir(str(number), 0o700, dir_fd=self.root.fd)
+        # The umask may keep even its owner out.
+        os.chmod(str(number), 0o700 if uid is None else 0o711, dir_fd=self.root.fd)
         fd = os.open(str(number), _DIRECTORY, dir_fd=self.root.fd)
-        os.fchmod(fd, 0o700 if uid is None else 0o711)
         for name in PLACES:
             os.mkdir(name, 0o700, dir_fd=fd)
             os.chmod(name, 0o700, dir_fd=fd)

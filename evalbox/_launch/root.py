@@ -64,8 +64,13 @@ def _make(parent: int) -> tuple[str, int]:
     for _ in range(_ATTEMPTS):
         name = f"{_PREFIX}{secrets.token_hex(16)}"
         os.mkdir(name, 0o700, dir_fd=parent)
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
-        # Between mkdir and flock another start may have taken it for a leftover.
+        # Between mkdir and flock another start may take it for a leftover.
+        try:
+            # The umask may keep even its owner out.
+            os.chmod(name, 0o700, dir_fd=parent)
+            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            continue
         if _lock(fd) and _is_there(parent, name, fd):
             # Uids of their own get through to their workspace and list nothing.
             os.fchmod(fd, 0o711 if os.geteuid() == 0 else 0o700)

@@ -206,12 +206,17 @@ class Loop:
         if report is None:
             self._on_init_eof(slot)
             return
-        run = self._runs.get(report.run_id)
         if report.type == ReportType.ENDED:
-            self._on_end(slot, run, report)
-        elif run is None:
+            self._on_end(slot, self._runs.get(report.run_id), report)
+        else:
+            self._on_news(report)
+
+    def _on_news(self, report: Report) -> None:
+        """It started, or it wrote something."""
+        run = self._runs.get(report.run_id)
+        if run is None:
             return
-        elif report.type == ReportType.STARTED:
+        if report.type == ReportType.STARTED:
             self._apply(run, run.life.started(time.monotonic()))
             due = run.life.due()
             if due is not None:
@@ -222,21 +227,26 @@ class Loop:
             self._apply(run, run.life.wrote_stderr(report.stderr))
 
     def _on_end(self, slot: Slot, run: Run | None, report: Report) -> None:
-        self._finish(slot, run, report)
-        self._fleet.give_back(slot)
+        if self._finish(slot, run, report):
+            self._fleet.give_back(slot)
+        else:
+            # What the run left may still be there: no other may find it.
+            slot.launcher.destroy(slot)
         self._dispatcher.go_on(self._fail)
 
-    def _finish(self, slot: Slot, run: Run | None, report: Report) -> None:
+    def _finish(self, slot: Slot, run: Run | None, report: Report) -> bool:
+        """Whether the workspace is certainly empty after it."""
         slot.run_id = 0
         if run is None:
-            return
+            return False
         run.slot = None
         try:
             files = _collect(slot, run.life.plan) if run.life.plan.collect else {}
         except OSError as error:
             self._fail(run, SetupError("collect", error.errno or errno.EIO, error.strerror))
-            return
+            return False
         self._apply(run, run.life.reported(report, files, stage_name(report.stage)))
+        return True
 
     def _on_init_eof(self, slot: Slot) -> None:
         if slot.launcher.is_gone:
@@ -271,6 +281,8 @@ class Loop:
             while (report := self.wire.receive_report(slot.sock)) is not None:
                 if report.type == ReportType.ENDED:
                     self._finish(slot, self._runs.get(report.run_id), report)
+                else:
+                    self._on_news(report)
         run = self._runs.get(slot.run_id)
         if run is not None:
             run.slot = None

@@ -1,18 +1,20 @@
 """What a program left in its working directory, as bytes.
 
 Its tree is dead by now, but what it left may be hostile: links to files of the
-host, FIFOs that block whoever opens them, sparse files of a terabyte, unreadable
-or very deep directories, a million files. So: only regular files are read,
+host, FIFOs that block whoever opens them, sparse files of a terabyte, closed or
+very deep directories, a million files. So: only regular files are read,
 opened through the descriptor of their directory with O_NOFOLLOW and O_NONBLOCK
 and checked after that, and no more bytes in all than the caller allows.
 """
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,6 +31,10 @@ def collect(box: int, patterns: Sequence[str], room: int | None) -> dict[str, by
     `*`, `?` and `[...]` stand for parts of one name, `**` for any directories.
     A file for which `room` (bytes, None: any) no longer suffices is left out, and
     so is what lies deeper than 64 directories.
+
+    Raises:
+        OSError: the host is short of something (EMFILE, ENOMEM, EIO); nothing
+            that a program leaves can cause it.
     """
     wanted = [tuple(pattern.split("/")) for pattern in patterns]
     found: dict[str, bytes] = {}
@@ -43,16 +49,17 @@ def collect(box: int, patterns: Sequence[str], room: int | None) -> dict[str, by
 
 
 def _matching(
-    folder: int, prefix: str, patterns: Sequence[Pattern], depth: int = 0
+    folder: int, prefix: str, patterns: Iterable[Pattern], depth: int = 0
 ) -> Iterator[tuple[int, str, str]]:
     """Descriptor of the directory, name and path of each file that may match."""
-    # "**" stands for no directory as well.
-    patterns = [*patterns, *(rest for rest in map(_without_any_depth, patterns) if rest)]
+    # "**" stands for no directory as well. A set: a pattern with several of them
+    # leads to the same rest in more ways than there are directories.
+    patterns = {rest for given in patterns for rest in (given, _without_any_depth(given)) if rest}
     with os.scandir(folder) as entries:
         for entry in entries:
             path = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
-                below = [rest for pattern in patterns if (rest := _below(pattern, entry.name))]
+                below = {rest for pattern in patterns if (rest := _below(pattern, entry.name))}
                 if below and depth < MAX_DEPTH:
                     yield from _inside(folder, entry.name, path, below, depth)
             elif any(_is_last(pattern, entry.name) for pattern in patterns):
@@ -60,11 +67,12 @@ def _matching(
 
 
 def _inside(
-    parent: int, name: str, path: str, patterns: Sequence[Pattern], depth: int
+    parent: int, name: str, path: str, patterns: Iterable[Pattern], depth: int
 ) -> Iterator[tuple[int, str, str]]:
-    fd = _open(parent, name, _DIRECTORY, 0o700)
-    if fd is None:
-        return
+    # Its owner may have taken away the right to list it or to go through it. The
+    # name is no link: nothing can have changed it since it was listed.
+    os.chmod(name, 0o700, dir_fd=parent)
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
         yield from _matching(fd, f"{path}/", patterns, depth + 1)
     finally:
@@ -90,30 +98,28 @@ def _is_last(pattern: Pattern, name: str) -> bool:
     return pattern[0] == _ANY_DEPTH or fnmatch.fnmatchcase(name, pattern[0])
 
 
-def _open(parent: int, name: str, flags: int, mode: int) -> int | None:
-    """A descriptor; what its owner made unreadable gets its rights back first."""
-    try:
-        return os.open(name, flags, dir_fd=parent)
-    except PermissionError:
-        # The name is no link: nothing can have changed it since it was listed.
-        os.chmod(name, mode, dir_fd=parent)
-        return os.open(name, flags, dir_fd=parent)
-    except OSError:
-        return None
-
-
 def _read(folder: int, name: str, room: int | None) -> bytes | None:
     """The content of a regular file that fits; None for everything else."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         return None
-    fd = _open(folder, name, _FILE, 0o600)
-    if fd is None:
-        return None
-    try:
-        size = os.fstat(fd).st_size
+    with os.fdopen(_open_file(folder, name), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         if room is not None and size > room:
             return None
-        with os.fdopen(os.dup(fd), "rb") as file:
-            return file.read(size)
-    finally:
-        os.close(fd)
+        return _content(file, size)
+
+
+def _open_file(folder: int, name: str) -> int:
+    try:
+        return os.open(name, _FILE, dir_fd=folder)
+    except PermissionError:
+        os.chmod(name, 0o600, dir_fd=folder)
+        return os.open(name, _FILE, dir_fd=folder)
+
+
+def _content(file: BufferedReader, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except MemoryError:
+        # Without a limit a sparse file may be of any size.
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None

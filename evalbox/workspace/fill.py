@@ -9,6 +9,7 @@ from evalbox.plan import File
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER_MODE = 0o755
 
 
 def fill(box: int, files: Mapping[str, File], cwd: str, owner: int | None) -> None:
@@ -44,13 +45,17 @@ def _open_folder(box: int, path: str, owner: int | None) -> int:
 
 def _open_or_make(parent: int, name: str, owner: int | None) -> int:
     try:
-        os.mkdir(name, 0o755, dir_fd=parent)
+        os.mkdir(name, _FOLDER_MODE, dir_fd=parent)
     except FileExistsError:
         return os.open(name, _DIRECTORY, dir_fd=parent)
+    # The host's umask is not the program's, and may even keep us out.
+    os.chmod(name, _FOLDER_MODE, dir_fd=parent)
     fd = os.open(name, _DIRECTORY, dir_fd=parent)
-    # The host's umask is not the program's.
-    os.fchmod(fd, 0o755)
-    _give(fd, owner)
+    try:
+        _give(fd, owner)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
