@@ -129,10 +129,12 @@ def test_limits_are_set_only_of_the_caller_and_never_for_core_files() -> None:
     core, files, pointer = 4, 7, 0x7FFF00000000
     assert answer(NONE, "prlimit64", 0, files, pointer) == ALLOW
     assert answer(NONE, "prlimit64", 0, core, 0, pointer) == ALLOW
-    assert answer(NONE, "prlimit64", 0, core, pointer) == EPERM
+    assert answer(NONE, "prlimit64", 0, core, pointer) == IGNORED
+    assert answer(NONE, "prlimit64", 0, core, pointer, pointer) == EPERM
+    assert answer(NONE, "prlimit64", 1234, core, pointer) == EPERM
     assert answer(NONE, "prlimit64", 1234, files, 0, pointer) == EPERM
     assert answer(NONE, "setrlimit", files, pointer) == ALLOW
-    assert answer(NONE, "setrlimit", core, pointer) == EPERM
+    assert answer(NONE, "setrlimit", core, pointer) == IGNORED
 
 
 def test_only_the_caller_is_scheduled() -> None:

@@ -107,6 +107,12 @@ SYSTEM = (
     ("/etc/mime.types", READ),
     ("/etc/apache*/mime.types", READ),
     ("/etc/gitconfig", READ),
+    # file reads its own list first; pip says on which system it runs.
+    ("/etc/magic", READ),
+    ("/etc/os-release", READ),
+    ("/etc/lsb-release", READ),
+    ("/etc/debian_version", READ),
+    ("/etc/redhat-release", READ),
     ("/dev/null", DEVICE),
     ("/dev/zero", DEVICE),
     ("/dev/full", DEVICE),

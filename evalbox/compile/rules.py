@@ -13,7 +13,9 @@ Facts behind the argument rules:
 - a datagram socket made by socketpair can still be sent or connected to a path
   (net/unix/af_unix.c), a stream or packet socket cannot: EISCONN;
 - prlimit64 and sched_set* reach other processes of the same uid, Landlock or not;
-- a piped core_pattern ignores RLIMIT_CORE 0 but honours the 1 that we set.
+- a piped core_pattern ignores RLIMIT_CORE 0 but honours the 1 that we set. So it
+  stays, and who asks for another (the sanitizers, gpg: they end when they may not
+  have 0) is told that it was done: nothing is dumped either way.
 """
 
 from __future__ import annotations
@@ -141,6 +143,7 @@ def _option(level: int, name: int) -> tuple[ArgTest, ...]:
     return (ArgTest(1, level), ArgTest(2, name))
 
 
+_SETS_CORE = (ArgTest(1, RLIMIT_CORE), ArgTest(2, 0, mask=LONG, negate=True))
 _ONLY_SELF = only(0, (0,), REFUSED)
 _NO_FASTOPEN = {arg: unless(Clause(DENIED, (any_bit(arg, MSG_FASTOPEN),))) for arg in (2, 3)}
 
@@ -195,11 +198,13 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
     (
         unless(
             Clause(DENIED, none_of(0, (0,))),
-            Clause(REFUSED, (ArgTest(1, RLIMIT_CORE), ArgTest(2, 0, mask=LONG, negate=True))),
+            # Not where the old limit is asked for too: it would not be written.
+            Clause(IGNORED, (*_SETS_CORE, ArgTest(3, 0, mask=LONG))),
+            Clause(REFUSED, _SETS_CORE),
         ),
         "prlimit64",
     ),
-    (unless(Clause(REFUSED, (ArgTest(0, RLIMIT_CORE),))), "setrlimit"),
+    (unless(Clause(IGNORED, (ArgTest(0, RLIMIT_CORE),))), "setrlimit"),
     # A thread may be set only as 0, which is the caller: a thread's own number
     # cannot be told from another process'.
     (_ONLY_SELF, "sched_setparam sched_setscheduler sched_setaffinity sched_setattr"),
