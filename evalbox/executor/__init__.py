@@ -17,10 +17,11 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from errno import EIO
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
 from evalbox._values import Argument
-from evalbox.errors import PlanError, UnsupportedError
+from evalbox.errors import PlanError, SetupError, UnsupportedError
 from evalbox.events import Event, SandboxId
 from evalbox.output import Output
 from evalbox.plan import Plan, PlanFields, plan_from_fields
@@ -65,6 +66,7 @@ class Executor:
 
     Raises:
         UnsupportedError: this is not Linux, or the compiled part does not load.
+        SetupError: there is no descriptor left for it.
     """
 
     run = _Run()
@@ -75,7 +77,10 @@ class Executor:
         # Here and not above, so that evalbox can be imported anywhere.
         from evalbox.executor.loop import Loop
 
-        self._loop = Loop()
+        try:
+            self._loop = Loop()
+        except OSError as error:
+            raise SetupError("host", error.errno or EIO, error.strerror) from error
         self._pid = os.getpid()
         _open.add(self)
 

@@ -161,6 +161,15 @@ class Loop:
     # ---- start
 
     def _start(self, plan: Plan, sink: list[Event]) -> Run:
+        try:
+            return self._begin(plan, sink)
+        except EvalboxError:
+            raise
+        except OSError as error:
+            # Out of descriptors or memory, for the most part.
+            raise SetupError("host", error.errno or errno.EIO, error.strerror) from error
+
+    def _begin(self, plan: Plan, sink: list[Event]) -> Run:
         kit = self._dispatcher.kits.of(plan)
         enforcement = kit.enforcement(plan.limits)
         self._last_id = next(self._ids)
