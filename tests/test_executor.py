@@ -842,7 +842,7 @@ def test_what_host_and_launcher_left_together_is_removed_at_the_next_start() -> 
 STOPPED = {
     "wall time": ("sleep {0}", "wall_time=0.3"),
     "CPU time": ("sh -c 'while :; do :; done' {0}", "cpu_time=0.2"),
-    "output": ("sh -c 'yes & sleep {0}'", "output=1000"),
+    "output": ("sh -c 'yes & sleep {0}'", "output=MiB"),
     "disk": ("sh -c 'head -c 3000000 /dev/zero >x; sleep {0}'", "disk=MiB"),
     "memory": ("python3 -c 'x = b\"x\" * (200 << 20); input()' {0} <>/dev/full", "memory=64 * MiB"),
 }
@@ -855,7 +855,8 @@ def test_limits_hold_while_the_host_is_stopped(script: str, limit: str) -> None:
     import os, sys
     from evalbox import *
     executor = Executor()
-    held = executor.spawn(Plan(["sh", "-c", sys.argv[1]], hold=True, limits=Limits({limit})))
+    plan = Plan(["sh", "-c", sys.argv[1]], hold=True, stream=True, limits=Limits({limit}))
+    held = executor.spawn(plan)
     print("ready", flush=True)
     os.read(0, 1)
     executor.release(held)
@@ -992,7 +993,8 @@ def test_a_host_without_descriptors_gets_a_setup_error_and_can_go_on() -> None:
                 taken.append(os.dup(0))
         except OSError:
             pass
-        for start in (lambda: evalbox.run(["echo"]), lambda: executor.run(Plan(["echo"])), Executor):
+        echo = Plan(["echo"])
+        for start in (lambda: evalbox.run(["echo"]), lambda: executor.run(echo), Executor):
             try:
                 start()
             except SetupError as error:

@@ -363,16 +363,21 @@ def failing_plans(folder: Path) -> list[tuple[Plan, type[Exception]]]:
     ]
 
 
-def test_defect_05_failed_starts_leave_no_descriptor(folder: Path) -> None:
+def test_defect_05_failed_starts_leave_no_descriptor_and_close_none_twice(folder: Path) -> None:
+    # Each of these gets the number that a failed start has just given back.
+    others: list[int] = []
+    counts = []
     with Executor() as executor:
         executor.run(Plan(["true"]))
-        counts = []
         for _ in range(4):
             for plan, error in failing_plans(folder):
                 with pytest.raises(error):
                     start_and_release(executor, plan)
+                others.append(os.open("/dev/full", os.O_RDONLY))
             assert executor.run(Plan(["echo", "hi"])).check().text == "hi\n"
-            counts.append(len(things_of_this_process()))
+            counts.append(len(things_of_this_process()) - len(others))
+    for fd in others:
+        os.close(fd)
     # The first round made what is kept for the next.
     assert len(set(counts[1:])) == 1
 
