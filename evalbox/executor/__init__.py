@@ -115,6 +115,14 @@ class Executor:
             raise PlanError(f"write_stdin takes bytes, not {type(data).__name__}")
         self._mine().write_stdin(id, bytes(data))
 
+    def unwritten(self, id: SandboxId) -> int:  # noqa: A002
+        """Bytes that `write_stdin` has queued and the program has not taken yet.
+
+        While it is more than 0, `fileno()` becomes readable when the pipe takes
+        more. KeyError: there was no such run.
+        """
+        return self._mine().unwritten(id)
+
     def close_stdin(self, id: SandboxId) -> None:  # noqa: A002
         """Closes the input behind what is queued. KeyError: there was no such run."""
         self._mine().close_stdin(id)

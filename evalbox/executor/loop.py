@@ -136,6 +136,10 @@ class Loop:
             raise PlanError("the plan of this run has no stdin=PIPE")
         run.stdin.write(data)
 
+    def unwritten(self, id: int) -> int:  # noqa: A002
+        run = self._known(id)
+        return 0 if run is None or run.stdin is None else run.stdin.unwritten
+
     def close_stdin(self, id: int) -> None:  # noqa: A002
         run = self._known(id)
         if run is not None and run.stdin is not None:

@@ -28,6 +28,11 @@ class Stdin:
         self._is_closing = False
         self._is_watched = False
 
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the pipe has not taken."""
+        return sum(map(len, self._queue))
+
     def give(self, owner: int | None) -> None:
         """Its run's uid may open /dev/stdin again."""
         if owner is not None:

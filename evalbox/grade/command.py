@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from evalbox.errors import EvalboxError
 from evalbox.grade.dataset import Problem, Sample, canonical_samples, read_problems, read_samples
@@ -23,7 +23,7 @@ from evalbox.grade.verdict import Cause, Graded
 from evalbox.limits import GiB, KiB, Limits, MiB
 
 if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    Subparsers = argparse._SubParsersAction[Any]
 
 EXIT_FAILED: Final = 125
 EXIT_INTERRUPTED: Final = 130
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds per sample (default: %(default)g)",
     )
     add("-j", "--jobs", type=_jobs, default=_cpus(), metavar="N", help="sandboxes at once")
-    add("--memory", type=_size, metavar="N", help="bytes per sample, or 512M (default: 256M)")
+    add("--memory", type=size, metavar="N", help="bytes per sample, or 512M (default: 256M)")
     add("--python", default=sys.executable, metavar="PATH", help="the interpreter for the samples")
     add("--report", type=Path, metavar="FILE.html", help="write a page with charts")
     add("--json", action="store_true", help="print one JSON object and nothing else")
@@ -131,7 +131,7 @@ def _jobs(text: str) -> int:
     return jobs
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
     match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(f"not a size: {text!r}; write 512M")
