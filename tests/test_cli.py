@@ -1,0 +1,296 @@
+"""The command line as a shell sees it: real processes, exit codes, streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evalbox.output import Output, Status
+from evalbox.policy import ALL
+
+EVALBOX = [sys.executable, "-m", "evalbox"]
+
+
+def run(
+    *arguments: str | Path, stdin: bytes = b"", **options: object
+) -> subprocess.CompletedProcess[bytes]:
+    command = [*EVALBOX, "run", *map(os.fspath, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def shell(script: str, *options: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return run(*options, "--", "sh", "-c", script, stdin=stdin)
+
+
+# ---- exit codes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "script", "code"),
+    [
+        ((), "exit 0", 0),
+        ((), "exit 3", 3),
+        ((), "exit 125", 125),
+        ((), "kill -SEGV $$", 128 + 11),
+        ((), "kill -KILL $$", 128 + 9),
+        (("--timeout", "0.2"), "sleep 60", 124),
+        (("--cpu", "0.1"), "while :; do :; done", 124),
+        (("--output", "1K"), "yes", 153),
+        (("--disk", "64K"), "head -c 1M /dev/zero > file; sleep 60", 153),
+    ],
+)
+def test_exit_codes_tell_how_it_ended(options: tuple[str, ...], script: str, code: int) -> None:
+    assert shell(script, *options).returncode == code
+
+
+def test_the_memory_limit_is_137() -> None:
+    eater = "x = bytearray(300_000_000)\nimport time\ntime.sleep(60)"
+    assert run("--memory", "64M", "--", "python3", "-c", eater).returncode == 137
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--", "no-such-program"), 127, "no-such-program"),
+        (("--", "/etc/passwd"), 126, "not executable"),
+        (("--", "/usr"), 126, "directory"),
+        (("--read", "/no/such/path", "--", "true"), 125, "/no/such/path"),
+        (("--isolation", "namespace", "--", "true"), 125, "namespace"),
+        ((), 125, "no command"),
+        (("--",), 125, "no command"),
+        (("--memory", "lots", "--", "true"), 125, "lots"),
+        (("--timeout", "-1", "--", "true"), 125, "negative"),
+        (("--nonsense", "--", "true"), 125, ""),
+        (("--env", "NAME", "--", "true"), 125, "NAME=VALUE"),
+        (("--file", "/no/such/file", "--", "true"), 125, "/no/such/file"),
+    ],
+)
+def test_what_cannot_be_started_is_told_on_stderr(
+    arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert told in done.stderr.decode()
+
+
+def test_no_command_at_all_is_a_usage_error() -> None:
+    done = subprocess.run(EVALBOX, capture_output=True)
+    assert (done.returncode, done.stdout) == (125, b"")
+
+
+def test_the_separator_may_be_left_out() -> None:
+    assert run("echo", "--timeout").stdout == b"--timeout\n"
+
+
+# ---- streams -------------------------------------------------------------------
+
+
+def test_streams_are_passed_through_byte_by_byte() -> None:
+    every = bytes(range(256)) * 4000
+    done = shell("cat; echo oops >&2", stdin=every)
+    assert (done.stdout, done.stderr, done.returncode) == (every, b"oops\n", 0)
+
+
+def test_input_and_output_are_live() -> None:
+    command = [*EVALBOX, "run", "--", "cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        for line in (b"one\n", b"two\n"):
+            # The answer comes while the input is still open.
+            os.write(process.stdin.fileno(), line)
+            assert os.read(process.stdout.fileno(), 100) == line
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+def test_input_that_is_not_read_does_not_keep_the_run() -> None:
+    assert shell("exec true", stdin=b"x" * 5_000_000).returncode == 0
+
+
+@pytest.mark.parametrize("redirection", ["<&-", "</dev/null"])
+def test_without_input_the_program_sees_its_end(redirection: str) -> None:
+    line = f"{sys.executable} -m evalbox run -- cat {redirection}"
+    done = subprocess.run(line, shell=True, capture_output=True)
+    assert (done.stdout, done.returncode) == (b"", 0)
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly() -> None:
+    command = [*EVALBOX, "run", "--output", "1G", "--", "yes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.read(2) == b"y\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 128 + signal.SIGPIPE
+
+
+# ---- options -------------------------------------------------------------------
+
+
+def test_env_file_read_and_write_reach_the_program(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "in").write_text("granted\n")
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\necho tool\n")
+    tool.chmod(0o755)
+    plain = tmp_path / "plain"
+    plain.write_text("plain\n")
+    granted = ("--read", shared, "--env", "A=1=2", "--file", tool, "--file", f"{plain}:sub/b")
+    script = f'./tool; cat sub/b {shared}/in; echo "$A"; ls'
+    done = run(*granted, "--", "sh", "-c", script)
+    assert done.stdout.decode().split() == ["tool", "plain", "granted", "1=2", "sub", "tool"]
+    assert run("--", "cat", shared / "in").returncode != 0
+    write = f"echo new > {shared}/out"
+    assert run("--read", shared, "--", "sh", "-c", write).returncode != 0
+    assert run("--write", shared, "--", "sh", "-c", write).returncode == 0
+    assert (shared / "out").read_text() == "new\n"
+
+
+def test_relative_grants_are_below_the_callers_directory(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("here\n")
+    done = run("--read", "in", "--", "cat", tmp_path / "in", cwd=tmp_path)
+    assert done.stdout == b"here\n"
+
+
+@pytest.mark.root
+def test_processes_limits_forks() -> None:
+    script = "for i in 1 2 3 4 5 6; do sleep 1 & done; wait"
+    assert b"fork" in shell(script, "--processes", "3").stderr
+    assert shell("true & wait", "--processes", "3").returncode == 0
+
+
+def test_json_is_one_object_and_nothing_else() -> None:
+    done = shell("echo out; echo err >&2; exit 3", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert told.pop("schema_version") == 1
+    assert "exited by itself with 3" in told.pop("explanation")
+    output = Output.from_dict(told)
+    assert (output.status, output.stdout, output.stderr) == (Status.EXITED, b"out\n", b"err\n")
+    assert set(output.enforcement) == ALL
+    assert done.stderr == b""
+
+
+def test_json_of_what_could_not_start_names_the_error() -> None:
+    done = run("--json", "--", "no-such-program")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["error"]["type"]) == (127, "CommandNotFound")
+
+
+def test_explain_says_why_and_what_to_change() -> None:
+    assert shell("exit 3").stderr == b""
+    assert b"exited by itself with 3" in shell("exit 3", "--explain").stderr
+    # What evalbox itself ended is always told.
+    assert b"limits.output" in shell("yes", "--output", "10").stderr
+
+
+# ---- signals -------------------------------------------------------------------
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with this word in their command line, ours and evalbox's left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if words[:1] == [b"sleep"] and mark.encode() in words:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_signal_ends_the_whole_tree_first(number: signal.Signals, code: int) -> None:
+    mark = f"{1000 + os.getpid() % 1000}.{int(number)}"
+    script = f"setsid sleep {mark} & echo ready; sleep {mark}"
+    command = [*EVALBOX, "run", "--", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 30
+        while len(marked(mark)) < 2:
+            assert time.monotonic() < deadline
+        process.send_signal(number)
+        assert process.wait(60) == code
+        assert marked(mark) == []
+
+
+# ---- the rest ------------------------------------------------------------------
+
+
+def test_version() -> None:
+    done = subprocess.run([*EVALBOX, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "evalbox")
+
+
+@pytest.mark.parametrize("command", ["run", "doctor", "grade"])
+def test_help_names_the_options(command: str) -> None:
+    done = subprocess.run([*EVALBOX, command, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--json" in done.stdout
+
+
+def test_doctor_says_what_is_enforced_and_what_is_missing() -> None:
+    shown = subprocess.run([*EVALBOX, "doctor"], capture_output=True, text=True)
+    told = subprocess.run([*EVALBOX, "doctor", "--json"], capture_output=True, text=True)
+    report = json.loads(told.stdout)
+    assert shown.returncode == told.returncode == (0 if report["ok"] else 1)
+    for name in ALL:
+        assert name in shown.stdout
+    for missing in report["missing"]:
+        assert missing["remedy"]
+        assert missing["reason"] in shown.stdout
+
+
+def on_terminal(*arguments: str, **env: str) -> bytes:
+    """What a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {"TERM": "xterm", **os.environ, **env}
+    if "NO_COLOR" not in env:
+        environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(
+        [*EVALBOX, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 4096):
+            written += part
+    except OSError:
+        pass  # EIO: the other end is closed
+    os.close(ours)
+    process.wait()
+    return written
+
+
+@pytest.mark.parametrize("arguments", [("run", "--", "no-such-program"), ("doctor",)])
+def test_colours_are_for_terminals_and_no_color_is_respected(arguments: tuple[str, ...]) -> None:
+    assert b"\x1b[" in on_terminal(*arguments)
+    assert b"\x1b[" not in on_terminal(*arguments, NO_COLOR="1")
+    piped = subprocess.run([*EVALBOX, *arguments], capture_output=True)
+    assert b"\x1b[" not in piped.stdout + piped.stderr
+
+
+def test_doctor_needs_no_extra() -> None:
+    code = "import sys; sys.modules['rich'] = None; from evalbox.cli import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wall_time" in done.stdout
