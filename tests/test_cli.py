@@ -15,6 +15,7 @@ import pytest
 
 from evalbox.output import Output, Status
 from evalbox.policy import ALL
+from proc import children
 
 EVALBOX = [sys.executable, "-m", "evalbox"]
 
@@ -71,6 +72,11 @@ def test_the_memory_limit_is_137() -> None:
         (("--nonsense", "--", "true"), 125, ""),
         (("--env", "NAME", "--", "true"), 125, "NAME=VALUE"),
         (("--file", "/no/such/file", "--", "true"), 125, "/no/such/file"),
+        (("--file", "/etc/passwd:a", "--file", "/etc/group:a", "--", "true"), 125, "twice"),
+        # What an unset variable of a script leaves; as a path it would be the whole directory.
+        (("--read", "", "--", "true"), 125, "empty"),
+        (("--write", "", "--", "true"), 125, "empty"),
+        (("--time", "5", "--", "true"), 125, "--time"),
     ],
 )
 def test_what_cannot_be_started_is_told_on_stderr(
@@ -132,6 +138,66 @@ def test_a_reader_that_leaves_ends_the_run_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 128 + signal.SIGPIPE
+
+
+def with_stdin_at(file: Path, script: str) -> int:
+    """Runs a script with this file as stdin; how far in it evalbox has read."""
+    command = [*EVALBOX, "run", "--", "sh", "-c", script]
+    with file.open("rb") as stdin:
+        subprocess.run(command, stdin=stdin, stdout=subprocess.DEVNULL, check=True)
+        return os.lseek(stdin.fileno(), 0, os.SEEK_CUR)
+
+
+def test_input_is_read_no_faster_than_the_program_takes_it(tmp_path: Path) -> None:
+    size = 8_000_000
+    file = tmp_path / "input"
+    with file.open("wb") as made:
+        made.truncate(size)
+    # Each piece of output is a round in which there was input to read, too.
+    assert with_stdin_at(file, f"head -c {size} /dev/zero") < 1_000_000
+    assert with_stdin_at(file, "cat") == size
+
+
+@pytest.mark.parametrize(
+    ("redirection", "printed"),
+    [
+        ("<&-", "out\nerr\n"),
+        (">&-", "err\n"),
+        ("2>&-", "out\n"),
+        ("<&- >&- 2>&-", ""),
+    ],
+)
+def test_a_missing_descriptor_is_dev_null(redirection: str, printed: str) -> None:
+    line = f"{sys.executable} -m evalbox run -- sh -c 'cat; echo out; echo err >&2' {redirection}"
+    done = subprocess.run(["sh", "-c", f"exec 2>&1; {line}"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, printed)
+
+
+def test_a_message_without_stderr_is_not_written_to_stdout() -> None:
+    line = f"{sys.executable} -m evalbox run -- no-such-program"
+    for redirection in ("2>&-", "2>/dev/full"):
+        done = subprocess.run(f"{line} {redirection}", shell=True, capture_output=True)
+        assert (done.returncode, done.stdout) == (127, b"")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--", "echo"), ("run", "--json", "--", "true"), ("doctor",), ("--help",)]
+)
+def test_output_that_cannot_be_written_is_told(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*EVALBOX, *arguments], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 125
+    assert done.stderr.decode().splitlines()[-1].endswith("No space left on device")
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("run", "--json", "--", "true"), ("doctor",), ("--help",)])
+def test_results_that_nobody_reads_are_no_traceback(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run([*EVALBOX, *arguments], stdout=gone, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 # ---- options -------------------------------------------------------------------
@@ -212,7 +278,7 @@ def marked(mark: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_ends_the_whole_tree_first(number: signal.Signals, code: int) -> None:
     mark = f"{1000 + os.getpid() % 1000}.{int(number)}"
@@ -227,6 +293,17 @@ def test_a_signal_ends_the_whole_tree_first(number: signal.Signals, code: int) -
         process.send_signal(number)
         assert process.wait(60) == code
         assert marked(mark) == []
+
+
+def test_a_run_that_is_killed_from_outside_is_137() -> None:
+    command = [*EVALBOX, "run", "--", "sh", "-c", "echo ready; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        for launcher in children(process.pid):
+            for init in children(launcher):
+                os.kill(init, signal.SIGKILL)
+        assert process.wait(60) == 137
 
 
 # ---- the rest ------------------------------------------------------------------
@@ -259,7 +336,7 @@ def test_doctor_says_what_is_enforced_and_what_is_missing() -> None:
 def on_terminal(*arguments: str, **env: str) -> bytes:
     """What a command writes to a terminal."""
     ours, theirs = pty.openpty()
-    environment = {"TERM": "xterm", **os.environ, **env}
+    environment = {**os.environ, "TERM": "xterm", **env}
     if "NO_COLOR" not in env:
         environment.pop("NO_COLOR", None)
     process = subprocess.Popen(
@@ -287,6 +364,13 @@ def test_colours_are_for_terminals_and_no_color_is_respected(arguments: tuple[st
     assert b"\x1b[" not in on_terminal(*arguments, NO_COLOR="1")
     piped = subprocess.run([*EVALBOX, *arguments], capture_output=True)
     assert b"\x1b[" not in piped.stdout + piped.stderr
+
+
+def test_colours_need_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['rich'] = None\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    for arguments in (("run", "--", "no-such-program"), ("doctor",)):
+        assert b"\x1b[" not in on_terminal(*arguments, PYTHONPATH=path)
 
 
 def test_doctor_needs_no_extra() -> None:

@@ -9,16 +9,16 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from evalbox.cli.messages import NOT_RUN, has_colours, has_rich, painted, say
+from evalbox.cli.messages import NOT_RUN, has_colours, painted, say
 from evalbox.errors import EvalboxError
 from evalbox.policy import CORE
+from evalbox.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from evalbox.host import Host
 
     Subparsers = argparse._SubParsersAction[Any]
 
-SCHEMA_VERSION: Final = 1
 _COLOUR: Final = {"enforced": "green", "partial": "yellow", "none": "red"}
 _HEADER: Final = ("property", "level", "by", "why not more")
 
@@ -59,17 +59,23 @@ def _show(found: Host) -> None:
         (f"{name} *" if name in CORE else name, item["level"], item["mechanism"], item["reason"])
         for name, item in found.to_dict()["enforcement"].items()
     ]
-    if has_rich() and has_colours(sys.stdout):
+    if has_colours(sys.stdout):
         _rich_table(rows)
     else:
         _plain_table(rows)
     print("\n* required by the default policy")
     for item in found.missing:
         print(f"\n{painted(item.thing, 'bold', sys.stdout)}: {item.reason}")
-        print(textwrap.indent(textwrap.fill(f"to have it: {item.remedy}", 90), "    "))
+        print(_remedy(item.remedy))
     verdict = "can" if found.ok else "cannot"
     colour = "green" if found.ok else "red"
     print(f"\n{painted(f'The default policy {verdict} be enforced in full.', colour, sys.stdout)}")
+
+
+def _remedy(text: str) -> str:
+    # A command or setting must stay whole, to be copied.
+    lines = textwrap.wrap(f"to have it: {text}", 90, break_long_words=False, break_on_hyphens=False)
+    return textwrap.indent("\n".join(lines), "    ")
 
 
 def _facts(found: Host) -> Iterator[tuple[str, str]]:

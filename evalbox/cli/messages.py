@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import signal
 import sys
 from typing import Final, TextIO
 
 # Exit codes that are not the program's own.
 NOT_RUN: Final = 125
 INTERRUPTED: Final = 130
+OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
 
 _CODES: Final = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 
 
 def has_colours(stream: TextIO) -> bool:
-    """A terminal that was not asked to stay plain (https://no-color.org)."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
-
-
-def has_rich() -> bool:
-    """Whether the extra `cli` is installed."""
-    return importlib.util.find_spec("rich") is not None
+    """A terminal that was not asked to stay plain (https://no-color.org), and the extra `cli`."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and stream.isatty() and importlib.util.find_spec("rich") is not None
 
 
 def painted(text: str, colour: str, stream: TextIO) -> str:
@@ -29,5 +28,6 @@ def painted(text: str, colour: str, stream: TextIO) -> str:
 
 
 def say(text: str, colour: str = "red") -> None:
-    """A message of ours, never on stdout."""
-    print(f"{painted('evalbox:', colour, sys.stderr)} {text}", file=sys.stderr, flush=True)
+    """A message of ours, never on stdout; lost where stderr takes nothing."""
+    with contextlib.suppress(OSError):
+        print(f"{painted('evalbox:', colour, sys.stderr)} {text}", file=sys.stderr, flush=True)

@@ -11,18 +11,14 @@ import os
 import select
 from typing import Final
 
+from evalbox.cli.streams import STDERR, STDIN, STDOUT, write_all
 from evalbox.errors import InternalError
 from evalbox.events import Completed, Event, SandboxId, Stderr, Stdout, TimedOut
 from evalbox.executor import Executor
 from evalbox.output import Output
 from evalbox.plan import Plan
 
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
 _CHUNK: Final = 65536
-
-
-class OutputClosedError(Exception):
-    """Nobody reads our output any more."""
 
 
 class Relay:
@@ -32,15 +28,14 @@ class Relay:
         self._executor = executor
         self._id: SandboxId = executor.spawn(plan)
         self._output: Output | None = None
-        self._has_input = _is_open(_STDIN)
-        if not self._has_input:
-            executor.close_stdin(self._id)
+        self._has_input = True
 
     def run(self) -> Output:
         """Passes on what comes until the run has ended.
 
         Raises:
             OutputClosedError: the run goes on, and is wanted no longer.
+            OSError: so does it, and its output cannot be written.
         """
         while self._executor.active_count:
             self._wait()
@@ -55,14 +50,14 @@ class Relay:
         poller.register(self._executor.fileno(), select.POLLIN)
         # While something is queued, the executor's descriptor says when it is taken.
         if self._has_input and not self._executor.unwritten(self._id):
-            poller.register(_STDIN, select.POLLIN)
+            poller.register(STDIN, select.POLLIN)
         for fd, _ in poller.poll():
-            if fd == _STDIN:
+            if fd == STDIN:
                 self._feed()
 
     def _feed(self) -> None:
         try:
-            data = os.read(_STDIN, _CHUNK)
+            data = os.read(STDIN, _CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -79,28 +74,8 @@ class Relay:
     def _take(self, event: Event) -> None:
         match event:
             case Stdout(_, data):
-                _write_all(_STDOUT, data)
+                write_all(STDOUT, data)
             case Stderr(_, data):
-                _write_all(_STDERR, data)
+                write_all(STDERR, data)
             case Completed(_, output) | TimedOut(_, output):
                 self._output = output
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:
-            # Whoever shares the terminal or pipe made it non-blocking.
-            select.select([], [fd], [])
-        except OSError as error:
-            raise OutputClosedError from error
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True

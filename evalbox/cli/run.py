@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
-import signal
-import sys
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from evalbox.cli.messages import INTERRUPTED, NOT_RUN, say
-from evalbox.cli.relay import OutputClosedError, Relay
+from evalbox.cli.messages import NOT_RUN, say
+from evalbox.cli.relay import Relay
+from evalbox.cli.stops import Terminated, ignore_signals
 from evalbox.errors import CommandNotFound, EvalboxError, PlanError, SetupError
 from evalbox.executor import Executor
 from evalbox.grade.command import size
@@ -22,15 +19,13 @@ from evalbox.limits import Limits
 from evalbox.output import Output, Status
 from evalbox.plan import PIPE, File, Plan
 from evalbox.policy import ISOLATIONS, Policy
+from evalbox.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[Any]
 
-SCHEMA_VERSION: Final = 1
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
-TERMINATED: Final = 128 + signal.SIGTERM
-CLOSED: Final = 128 + signal.SIGPIPE
 
 # How each end is told; an exit and a signal are the program's own.
 CODES: Final = {
@@ -43,18 +38,26 @@ CODES: Final = {
     Status.DENIED: 159,
 }
 
+_DESCRIPTION: Final = """\
+Runs a program in a sandbox: without network, without your files and environment,
+in a directory of its own that is removed afterwards. Its stdin is this program's,
+passed on as it arrives; its output is passed through as it comes. Options end at
+the command or at --. A size N is a number of bytes, or 64K, 256M, 1G.
+"""
 _EPILOG: Final = """\
 exit codes:
   the program's own; 128 + n when it died of signal n
   124 wall or CPU time limit     137 memory limit, killed
   153 output or disk limit       159 denied system call
   125 it could not be started    126 not executable    127 not found
-  130 Ctrl-C (its whole tree is killed first)
+  130 Ctrl-C, 143 SIGTERM (its whole tree is killed first)
+  141 nobody reads its output any more
+
+examples:
+  evalbox run --timeout 5 --memory 64M -- python3 -c 'print(6 * 7)'
+  evalbox run --file solution.py -- python3 solution.py < input.txt
+  evalbox run --read data --json -- wc -l "$PWD/data/words.txt"
 """
-
-
-class Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt no part of what can be handled."""
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -63,8 +66,7 @@ def add_parser(commands: Subparsers) -> None:
         "run",
         usage="evalbox run [options] -- CMD ARG...",
         help="run one program in a sandbox",
-        description="Runs a program in a sandbox. Its stdin is this program's, passed on as it"
-        " arrives; its output is passed through as it comes.",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -77,16 +79,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual = Limits()
     many: dict[str, Any] = {"action": "append", "default": []}
     add("--timeout", type=float, metavar="S", help=f"wall time (default: {usual.wall_time:g} s)")
-    add("--cpu", type=float, metavar="S", help="processor time of all its processes")
-    add("--memory", type=size, metavar="N", help="bytes, or 512M (default: 256M)")
+    add("--cpu", type=float, metavar="S", help="processor time of all its processes, in seconds")
+    add("--memory", type=size, metavar="N", help="memory of all its processes (default: 256M)")
     add("--processes", type=int, metavar="N", help=f"at once (default: {usual.processes})")
-    add("--output", type=size, metavar="N", help="bytes of stdout and stderr (default: 16M)")
-    add("--disk", type=size, metavar="N", help="bytes of files (default: 64M)")
-    add("--read", metavar="PATH", help="let it read this, with all below it", **many)
-    add("--write", metavar="PATH", help="let it change this, with all below it", **many)
-    add("--env", metavar="K=V", help="a variable of its environment", **many)
-    add("--file", metavar="LOCAL[:NAME]", help="put a file into its directory", **many)
-    add("--isolation", choices=ISOLATIONS, default="auto", help="(default: %(default)s)")
+    add("--output", type=size, metavar="N", help="stdout and stderr together (default: 16M)")
+    add("--disk", type=size, metavar="N", help="what it writes to its directories (default: 64M)")
+    add("--read", metavar="PATH", help="let it read this, with all below it; repeatable", **many)
+    add("--write", metavar="PATH", help="let it change this, with all below it; repeatable", **many)
+    add("--env", metavar="K=V", help="a variable of its environment; repeatable", **many)
+    add(
+        "--file",
+        metavar="LOCAL[:NAME]",
+        help="put a copy of a file into its directory, under its own name or NAME; the last colon"
+        " counts; repeatable",
+        **many,
+    )
+    add(
+        "--isolation",
+        choices=ISOLATIONS,
+        default="auto",
+        help="the kind of sandbox; auto is the strongest that this host can do (the default)",
+    )
     add("--json", action="store_true", help="print one JSON object, and nothing else on stdout")
     add("--explain", action="store_true", help="say on stderr why it ended and what to change")
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -97,20 +110,10 @@ def main(args: argparse.Namespace) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         args.usage_error("no command; write it behind --")
-    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         output = _run(args, command)
-    except KeyboardInterrupt:
-        say("interrupted")
-        return INTERRUPTED
-    except Terminated:
-        return TERMINATED
-    except OutputClosedError:
-        return CLOSED
     except EvalboxError as error:
         return _not_started(error, args.json)
-    except OSError as error:
-        return _not_started(SetupError("input", error.errno or errno.EIO, str(error)), args.json)
     return _tell(output, args)
 
 
@@ -118,11 +121,12 @@ def _run(args: argparse.Namespace, command: list[str]) -> Output:
     plan = plan_of(args, command)
     # Leaving the block, in whatever way, kills the whole tree before anything else.
     with Executor() as executor:
-        return Relay(executor, plan).run()
-
-
-def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
+        try:
+            return Relay(executor, plan).run()
+        except (KeyboardInterrupt, Terminated):
+            # A second Ctrl-C must not come between the tree and its end.
+            ignore_signals()
+            raise
 
 
 # ---- arguments ----------------------------------------------------------------
@@ -141,11 +145,11 @@ def plan_of(args: argparse.Namespace, command: list[str]) -> Plan:
         command,
         stdin=PIPE,
         env=dict(_variable(item) for item in args.env),
-        files=dict(_file(item) for item in args.file),
+        files=_files(args.file),
         limits=limits,
         policy=Policy(
-            read=[Path(path).absolute() for path in args.read],
-            write=[Path(path).absolute() for path in args.write],
+            read=[_granted(path) for path in args.read],
+            write=[_granted(path) for path in args.write],
             isolation=args.isolation,
         ),
         stream=not args.json,
@@ -157,6 +161,25 @@ def _variable(text: str) -> tuple[str, str]:
     if not equals:
         raise PlanError(f"--env needs NAME=VALUE, not {text!r}")
     return name, value
+
+
+def _granted(text: str) -> Path:
+    # Path("") is the working directory: an unset variable would grant all of it.
+    if not text:
+        raise PlanError("--read and --write need a path, and this one is empty")
+    try:
+        return Path(text).absolute()
+    except OSError as error:
+        raise PlanError(f"{text} is relative to no directory: {error.strerror}") from None
+
+
+def _files(texts: list[str]) -> dict[str, File]:
+    found: dict[str, File] = {}
+    for name, file in map(_file, texts):
+        if name in found:
+            raise PlanError(f"--file gives {name} twice; write LOCAL:NAME for one of them")
+        found[name] = file
+    return found
 
 
 def _file(text: str) -> tuple[str, File]:
@@ -198,7 +221,6 @@ def _not_started(error: EvalboxError, as_json: bool) -> int:
     if as_json:
         told = {"type": type(error).__name__, "message": str(error)}
         print(json.dumps({"schema_version": SCHEMA_VERSION, "error": told}))
-    sys.stdout.flush()
     if isinstance(error, CommandNotFound):
         return NOT_FOUND
     if isinstance(error, SetupError) and error.stage == "execve":
