@@ -6,6 +6,8 @@ import errno
 import itertools
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +261,12 @@ def test_this_host_is_described_once() -> None:
     assert host() is host()
     assert host().kernel == os.uname().release
     assert host().machine == os.uname().machine
+
+
+def test_this_host_is_described_before_and_after_its_package_is_imported() -> None:
+    program = "import evalbox; print(evalbox.host() is evalbox.host())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_the_default_policy_can_be_checked_here() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from evalbox._values import FrozenMap
@@ -197,3 +199,13 @@ def host() -> Host:
         user_namespaces=facts.user_namespaces(),
         cgroups=facts.cgroups(),
     )
+
+
+class _CallablePackage(ModuleType):
+    """Importing this package puts it in the place of the function `evalbox.host`."""
+
+    def __call__(self) -> Host:
+        return host()
+
+
+sys.modules[__name__].__class__ = _CallablePackage
