@@ -331,7 +331,7 @@ finish(struct run *run)
     eb_relay_finish(&run->relay);
     store_output(run);
     settle(run);
-    eb_workspace_unlock(run->init->places);
+    eb_workspace_unlock(run->init);
     if (!(run->view->job.flags & EB_JOB_KEEP))
         eb_workspace_clear(run->init->places);
     report_end(run);

@@ -24,10 +24,15 @@ eb_workspace_is_untouched(const int places[EB_PLACES])
 }
 
 void
-eb_workspace_unlock(const int places[EB_PLACES])
+eb_workspace_unlock(const struct eb_init *init)
 {
+    /* Of its own uid it can chmod the two above as well, Landlock or not. */
+    if (init->uid == EB_KEEP_ID) {
+        (void)fchmod(init->workspace, 0700);
+        (void)!fchmodat(init->workspace, "..", 0700, 0);
+    }
     for (int i = 0; i < EB_PLACES; i++)
-        (void)fchmod(places[i], 0700);
+        (void)fchmod(init->places[i], 0700);
 }
 
 void

@@ -32,6 +32,7 @@ from evalbox import (
     Executor,
     File,
     Limits,
+    MiB,
     Network,
     Output,
     Plan,
@@ -1004,6 +1005,41 @@ def test_a_host_without_descriptors_gets_a_setup_error_and_can_go_on() -> None:
         print(executor.run(Plan(["echo", "hi"])).check().text)
     """
     assert in_fresh_interpreter(code).split() == ["24", "24", "24", "hi"]
+
+
+def test_wherever_descriptors_run_out_the_executor_can_go_on() -> None:
+    code = """
+    import os, resource
+    from evalbox import *
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    Executor.run(Plan(["true"]))
+    for room in range(0, 60, 2):
+        with Executor() as executor:
+            taken = []
+            try:
+                while True:
+                    taken.append(os.dup(0))
+            except OSError:
+                pass
+            for _ in range(min(room, len(taken))):
+                os.close(taken.pop())
+            try:
+                executor.run(Plan(["echo"]))
+            except SetupError:
+                pass
+            for fd in taken:
+                os.close(fd)
+            executor.run(Plan(["echo"])).check()
+    print("done")
+    """
+    assert in_fresh_interpreter(code) == "done"
+
+
+def test_the_peak_of_a_run_is_not_that_of_the_one_before(executor: Executor) -> None:
+    small = Plan(["true"])
+    before = executor.run(small).usage.peak_memory
+    executor.run(Plan(["cat"], stdin=bytes(50 << 20), limits=Limits(output=None))).check()
+    assert executor.run(small).usage.peak_memory < 2 * before + MiB
 
 
 def test_network_and_files_of_one_policy_do_not_reach_the_next(executor: Executor) -> None:

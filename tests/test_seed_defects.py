@@ -387,6 +387,16 @@ def start_and_release(executor: Executor, plan: Plan) -> None:
     events_to_end(executor)
 
 
+@pytest.mark.parametrize("place", ["..", "../..", ". $HOME/.. $HOME/../.."])
+@pytest.mark.parametrize("collect", [(), ("*",)], ids=["cleared by init", "cleared by the host"])
+def test_defect_05_a_run_cannot_shut_the_next_one_out(place: str, collect: tuple[str, ...]) -> None:
+    first = Plan(["sh", "-c", f"chmod 0 $HOME/{place}; true"], collect=collect)
+    second = Plan(["cat", "a"], files={"a": "hi"}, collect=["a"])
+    with Executor() as executor:
+        for plan in (first, second, first, second):
+            executor.run(plan).check()
+
+
 LITTER = "mkdir -p a/b; ln -s / c; mkfifo d; touch $HOME/e $TMPDIR/f; chmod 0 a . $HOME $TMPDIR"
 
 

@@ -8,6 +8,8 @@ is opened anew.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 import time
@@ -22,6 +24,8 @@ from evalbox.resolve import Program
 # Seconds after which the system's own paths are looked at again.
 KEPT = 1.0
 _ATTEMPTS = 3
+# Says nothing about the path.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # Where a file may appear that is to be granted from then on.
 _WATCHED = "/etc"
@@ -42,6 +46,7 @@ class PathDescriptors:
 
         Raises:
             PlanError: a path of the policy does not exist, or is being replaced.
+            OSError: no descriptor is left.
         """
         # Looked at before they are opened: what is replaced in between is noticed.
         # The policy's paths go by the name that it has for them, which may be a link.
@@ -93,16 +98,17 @@ def _open_all(policy: Policy, program: Program) -> tuple[tuple[PathRule, ...], l
     changed = ""
     for _ in range(_ATTEMPTS):
         rules = path_rules(policy, program)
-        fds: list[int] = []
-        for fd, rule in _open_each(rules):
-            if fd < 0:
-                changed = rule.path
-                break
-            fds.append(fd)
-        else:
-            return rules, fds
-        for fd in fds:
-            os.close(fd)
+        with contextlib.ExitStack() as opened:
+            fds: list[int] = []
+            for fd, rule in _open_each(rules):
+                if fd < 0:
+                    changed = rule.path
+                    break
+                opened.callback(os.close, fd)
+                fds.append(fd)
+            else:
+                opened.pop_all()
+                return rules, fds
     raise PlanError(f"{changed} is being replaced all the time; grant a path that stays")
 
 
@@ -114,7 +120,9 @@ def _open(path: str) -> int:
     """What the path named when it was checked; -1 when it leads elsewhere by now."""
     try:
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
         return -1
     # A component could have become a link after the path was checked.
     if os.readlink(f"/proc/self/fd/{fd}") == path and not stat.S_ISLNK(os.fstat(fd).st_mode):

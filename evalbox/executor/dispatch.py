@@ -55,7 +55,12 @@ class Dispatcher:
         self.kits.close()
 
     def _dispatch(self, run: Run, kit: Kit) -> bool:
-        slot = self._fleet.take(kit.filters)
+        try:
+            slot = self._fleet.take(kit.filters)
+        except SetupError:
+            raise
+        except OSError as error:
+            raise SetupError("slot", error.errno or errno.EIO, error.strerror) from error
         if slot is None:
             return False
         try:

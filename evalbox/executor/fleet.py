@@ -74,8 +74,10 @@ class Fleet:
 
     def lower(self) -> bool:
         """No further init can be forked: makes do with what there is; False when nothing is."""
-        self._most = self._count()
-        return self._most > 0
+        count = self._count()
+        # One at least, or a run would wait for ever.
+        self._most = max(1, count)
+        return count > 0
 
     def forget(self, slot: Slot) -> None:
         """Init and its tree are gone."""
