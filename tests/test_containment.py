@@ -1,8 +1,8 @@
-"""Attacks on files, processes and sockets outside, each with a control that succeeds.
+"""Attacks on files and processes outside, each with a control that succeeds.
 
-The ids are those of the catalogue of attacks: F files, P processes, N network, I
-information. Single system calls are in test_containment_calls.py, what ends a run
-in test_containment_runs.py.
+The ids are those of the catalogue of attacks: F files, P processes, I information.
+Sockets are in test_containment_network.py, single system calls in _calls.py, the
+ends of hostile runs in _runs.py and the identities of root in _root.py.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import evalbox
 import proc
-from evalbox import Network, Policy, Syscalls
+from evalbox import Policy, Syscalls
 from probe import Attack, allowed, control, denied, inside, open_directory, witness
 
 READS = (
@@ -165,6 +164,15 @@ def test_files_of_root_keep_mode_owner_and_times(outside: Path, tmp_path: Path) 
     assert control(acts, outside, tmp_path) == allowed(acts)
 
 
+def test_times_of_what_every_user_may_write_can_be_set_to_now(outside: Path) -> None:
+    # Neither Landlock nor a uid stops it, and the report says so.
+    touch = [Attack("F20 now", "os.utime(f'{D}/secret')")]
+    assert inside(touch, outside) == allowed(touch)
+    report = evalbox.run(["true"]).enforcement["fs_metadata"]
+    assert report.level != "enforced"
+    assert "times" in report.reason or "utime" in report.reason
+
+
 # ---- processes ---------------------------------------------------------------------------
 
 SIGNALS = (
@@ -238,74 +246,6 @@ def test_landlock_holds_tracing_where_the_filter_grants_it(outside: Path, pid: i
     policy = Policy(syscalls=Syscalls().allow("ptrace", "process_vm_readv"))
     assert inside(TRACING, outside, policy, TARGET=pid) == denied(TRACING)
     assert inside(TRACING_OF_A_CHILD, outside, policy) == allowed(TRACING_OF_A_CHILD)
-
-
-# ---- network -----------------------------------------------------------------------------
-
-CONNECTS = (
-    Attack("N17 localhost", "socket.create_connection(('127.0.0.1', PORT))", "EPERM"),
-    Attack("N1 bind", "socket.create_server(('127.0.0.1', 0))", "EPERM"),
-    Attack("N6 listen unbound", "socket.socket().listen()", "EPERM"),
-    Attack(
-        "N2 UDP",
-        "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', PORT))",
-        "EPERM",
-    ),
-    Attack("N1 IPv6", "socket.socket(socket.AF_INET6)", "EPERM"),
-)
-UNIX = (
-    Attack("N11 path", "socket.socket(socket.AF_UNIX).connect(PATH)", "EPERM"),
-    Attack("N12 abstract", "socket.socket(socket.AF_UNIX).connect('\\0' + ABSTRACT)", "EPERM"),
-    Attack(
-        "N13 datagram",
-        "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', '\\0' + ABSTRACT + 'd')",
-        "EPERM",
-    ),
-)
-
-
-def test_no_socket_reaches_a_service(outside: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert inside(CONNECTS, outside, PORT=port) == denied(CONNECTS)
-        assert control(CONNECTS, outside, tmp_path, PORT=port) == allowed(CONNECTS)
-        granted = Policy(network=Network.host())
-        assert inside(CONNECTS, outside, granted, PORT=port) == allowed(CONNECTS)
-
-
-@pytest.fixture
-def listeners(outside: Path) -> Iterator[dict[str, Any]]:
-    path = outside / "listener"
-    abstract = f"evalbox-test-{os.getpid()}"
-    with (
-        socket.socket(socket.AF_UNIX) as named,
-        socket.socket(socket.AF_UNIX) as unnamed,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram,
-    ):
-        named.bind(str(path))
-        path.chmod(0o777)
-        unnamed.bind(f"\0{abstract}")
-        datagram.bind(f"\0{abstract}d")
-        named.listen()
-        unnamed.listen()
-        yield {"PATH": str(path), "ABSTRACT": abstract}
-
-
-def test_no_unix_socket_reaches_a_service(
-    outside: Path, tmp_path: Path, listeners: dict[str, Any]
-) -> None:
-    assert inside(UNIX, outside, **listeners) == denied(UNIX)
-    with_network = Policy(network=Network.host())
-    assert inside(UNIX, outside, with_network, **listeners) == denied(UNIX)
-    assert control(UNIX, outside, tmp_path, **listeners) == allowed(UNIX)
-
-
-def test_an_abstract_socket_stays_closed_where_the_filter_grants_sockets(
-    outside: Path, listeners: dict[str, Any]
-) -> None:
-    policy = Policy(syscalls=Syscalls().allow("socket", "connect"))
-    seen = inside(UNIX, outside, policy, **listeners)
-    assert seen == {"N11 path": "ok", "N12 abstract": "EPERM", "N13 datagram": "EPERM"}
 
 
 # ---- what a program starts with ----------------------------------------------------------

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -154,6 +155,21 @@ def test_the_network_that_a_policy_grants_is_granted() -> None:
     assert {report[name].mechanism for name in ("tcp", "udp")} == {"granted"}
     assert "seccomp" in report["unix_path"].mechanism
     assert {report[name].level for name in ("tcp", "udp", "unix_path")} == {"enforced"}
+
+
+def test_a_view_of_proc_that_a_policy_grants_is_granted() -> None:
+    for paths, mechanism in ((["/proc"], "granted"), (["/"], "granted"), (["/srv"], "Landlock")):
+        for policy in (Policy(read=paths), Policy(write=paths)):
+            report = FULL.enforcement(policy, Limits(), OWN)
+            assert report["proc_view"].mechanism == mechanism
+
+
+def test_every_limit_of_the_kernel_that_is_reported_is_set_for_the_child() -> None:
+    rows = [row for rows in TABLE.values() for row in rows]
+    named = {name for row in rows for name in re.findall(r"RLIMIT_\w+", row.mechanism)}
+    source = Path(__file__).parents[1] / "csrc" / "spawn.c"
+    assert named
+    assert named <= set(re.findall(r"RLIMIT_\w+", source.read_text(encoding="utf-8")))
 
 
 def test_a_call_that_a_policy_allows_is_granted() -> None:

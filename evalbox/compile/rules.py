@@ -295,10 +295,25 @@ NETWORK: Mapping[NetworkMode, Verdicts] = {
     ),
 }
 
+# Limits and scheduling, of other processes too when they are not filtered.
+SCHEDULING_CALLS = _names(
+    "prlimit64 sched_setparam sched_setscheduler sched_setaffinity sched_setattr",
+    "setpriority ioprio_set",
+)
+
 # What the owner of a file may do to it wherever it is: Landlock does not ask.
 OWNER_CALLS = _names(
     "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat",
     "utime utimes utimensat futimesat",
+)
+
+# What a policy may not allow a program that keeps uid 0: it could change the files
+# of root (an access list sets the mode, io_uring passes every filter) or leave a
+# set-user-id program of root behind.
+NOT_FOR_UID_0 = OWNER_CALLS | _names(
+    "setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat",
+    "file_setattr ioctl io_uring_setup",
+    "open openat openat2 creat mkdir mkdirat mknod mknodat",
 )
 
 # Launcher and init do these, and so does the child before its own filter. What

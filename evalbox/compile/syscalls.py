@@ -17,8 +17,10 @@ from evalbox.compile.rules import (
     DENIED,
     LAUNCHER_CALLS,
     NETWORK,
+    NOT_FOR_UID_0,
     OWNER_CALLS,
     REFUSED,
+    SCHEDULING_CALLS,
     TABLE,
     Verdicts,
 )
@@ -58,11 +60,11 @@ def _check(policy: Policy, identity: Identity) -> None:
         )
     if identity == "ordinary":
         return
-    for name in sorted(calls.allowed & OWNER_CALLS):
+    for name in sorted(calls.allowed & NOT_FOR_UID_0):
         raise PlanError(
-            f"{name} cannot be allowed to a program that keeps uid 0: it could change every file"
-            " of root on this host; leave out the paths that only root can reach, or run as an"
-            " ordinary user"
+            f"{name} cannot be allowed to a program that keeps uid 0: it could change files of"
+            " root on this host, or leave one that runs as root; leave out the paths that only"
+            " root can reach, or run as an ordinary user"
         )
 
 
@@ -158,7 +160,7 @@ _HELD_BY = {
     "socket": frozenset({"tcp", "udp", "unix_path", "unix_abstract"}),
     "io_uring_setup": frozenset({"tcp", "udp", "unix_path", "unix_abstract"}),
     "socketpair": frozenset({"unix_path", "unix_abstract"}),
-    "prlimit64": frozenset({"prlimit"}),
+    **dict.fromkeys(SCHEDULING_CALLS, frozenset({"prlimit"})),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 from evalbox._values import FrozenMap
 from evalbox.compile.identity import Identity
@@ -61,7 +62,17 @@ def situation(
     abi: int, seccomp: bool, policy: Policy, limits: Limits, identity: Identity
 ) -> Situation:
     unlimited = frozenset(name for name in _LIMITED if getattr(limits, name) is None)
-    return Situation(abi, seccomp, identity, unfiltered(policy), unlimited)
+    granted = unfiltered(policy) | _shown(policy)
+    return Situation(abi, seccomp, identity, granted, unlimited)
+
+
+def _shown(policy: Policy) -> frozenset[str]:
+    """Who may list /proc sees the other processes; single files there are of the machine."""
+    paths = map(PurePosixPath, (*policy.read, *policy.write))
+    return frozenset({"proc_view"} if any(_PROC.is_relative_to(path) for path in paths) else ())
+
+
+_PROC = PurePosixPath("/proc")
 
 
 # Properties with a limit of the same name in Limits; `cpu` is called cpu_time there.
@@ -101,7 +112,7 @@ _NO_FILTER = Row(
     "this kernel offers no seccomp filters",
     "a kernel with CONFIG_SECCOMP_FILTER=y",
 )
-_WATCH = "looked at every 10 ms, so it can be passed for that long"
+_WATCH = "looked at every 10 ms at the closest, so it can be passed for that long"
 
 TABLE: dict[str, tuple[Row, ...]] = {
     "fs_read": (Row(_abi(1), "enforced", "Landlock"), _NO_LANDLOCK),
@@ -121,7 +132,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
             _is("own"),
             "partial",
             "own uid",
-            "nothing outside can be changed, but stat() tells what exists",
+            "outside nothing is changed but the times of what every user may write, and stat()"
+            " tells what exists",
         ),
         _NO_FILTER,
         Row(
@@ -151,6 +163,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     ),
     "ptrace": (Row(_abi(1), "enforced", "Landlock domain, seccomp"), _NO_LANDLOCK),
     "prlimit": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
+    # With the network of the host, too: a socket of this family is refused either way.
     "unix_path": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     "unix_abstract": (
         _NO_FILTER,
@@ -183,16 +196,17 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row(
             _always,
             "partial",
-            "watch of the tree",
-            f"{_WATCH}; shared memory that no process maps at that moment is not seen",
+            "watch of the tree, RLIMIT_DATA",
+            f"{_WATCH}; what lies in pipes and sockets, and shared memory that no process maps"
+            " at that moment, is not seen",
         ),
     ),
     "cpu": (
         Row(
             _always,
             "partial",
-            "watch of the tree, RLIMIT_CPU",
-            f"{_WATCH}; a process that lives shorter and is reaped unseen does not count",
+            "watch of the tree",
+            f"{_WATCH}; a process that lives shorter and that nobody waits for does not count",
         ),
     ),
     "disk": (
@@ -200,7 +214,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
             _always,
             "partial",
             "watch of the workspace, RLIMIT_FSIZE",
-            f"{_WATCH}; files that are open and have no name any more do not count",
+            f"{_WATCH}; open files without a name, and what is written outside the workspace,"
+            " do not count",
         ),
     ),
     "output": (Row(_always, "enforced", "init"),),
