@@ -687,6 +687,22 @@ def test_a_dead_launcher_ends_its_runs_and_the_next_get_a_new_one(executor: Exec
     assert executor.run(Plan(["echo", "hi"])).check().text == "hi\n"
 
 
+def test_a_run_ends_though_init_and_launcher_both_die(executor: Executor) -> None:
+    others = set(children(os.getpid()))
+    run = executor.spawn(Plan(["sleep", "1000"]))
+    poll_for(executor, Started)
+    (launcher,) = set(children(os.getpid())) - others
+    (init,) = children(launcher)
+    # Stopped, so that it cannot tell of the init.
+    os.kill(launcher, signal.SIGSTOP)
+    os.kill(init, signal.SIGKILL)
+    select.select([executor], [], [])
+    assert executor.poll(0) == []
+    os.kill(launcher, signal.SIGKILL)
+    assert ends(rest(executor))[run].status is Status.KILLED
+    assert executor.run(Plan(["echo", "hi"])).check().text == "hi\n"
+
+
 # ---- nothing is left
 
 HOST = """

@@ -118,6 +118,10 @@ class Fleet:
         launcher.is_gone = True
         for slot in launcher.idle[:]:
             self._drop_slot(slot)
+        for slot in launcher.slots.values():
+            # The end of one that died before was left to the launcher to tell.
+            with contextlib.suppress(FileExistsError):
+                self._wire.add(slot.sock, select.EPOLLIN, tokens.make(slot.token, tokens.INIT))
         if launcher.slots:
             self._dead.append(launcher)
         else:
