@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,6 +300,13 @@ def test_a_program_starts_with_nothing_but_its_three_descriptors(tmp_path: Path)
         "nice": os.nice(0),
         "blocked": 0,
     }
+
+
+def test_a_program_ignores_no_signal_that_its_host_does() -> None:
+    show = ["bash", "-c", "trap -p"]
+    assert evalbox.run(show).stdout == b""
+    # Python ignores SIGPIPE, and a child that is not spared inherits it.
+    assert b"SIGPIPE" in subprocess.run(show, restore_signals=False, capture_output=True).stdout
 
 
 def test_of_the_environment_only_the_base_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
