@@ -63,15 +63,22 @@ set_signals(void)
 }
 
 /* Enters D1.  kill(-1) is only ever used after the proof that the scope holds:
- * the launcher, of the same uid or ours to signal as root, must be out of reach. */
+ * the launcher, of the same uid or ours to signal as root, must be out of reach.
+ * Every layer denies moving files between directories unless it says otherwise,
+ * so this one, which is about signals only, does. */
 static void
 enter_scope(struct eb_init *init)
 {
-    struct eb_ruleset_spec spec = {.scoped = eb_landlock_scopes(init->runtime->abi)};
+    struct eb_path_rule everywhere = {.fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC),
+                                      .access = EB_FS_REFER};
+    struct eb_ruleset_spec spec = {.handled_fs = EB_FS_REFER,
+                                   .scoped = eb_landlock_scopes(init->runtime->abi),
+                                   .rules = &everywhere,
+                                   .n_rules = 1};
     unsigned flags = init->runtime->abi >= 7 ? EB_LANDLOCK_QUIET : 0;
-    if (!init->runtime->scoped)
-        return;
-    int fd = eb_ruleset_create(&spec);
+    int fd = init->runtime->scoped ? eb_ruleset_create(&spec) : -1;
+    if (everywhere.fd >= 0)
+        close(everywhere.fd);
     if (fd < 0)
         return;
     if (syscall(SYS_landlock_restrict_self, fd, flags) == 0)

@@ -110,9 +110,6 @@ def test_nothing_is_moved_in_or_out(outside: Path) -> None:
     assert set(seen.values()) <= {"EACCES", "EXDEV"}
 
 
-@pytest.mark.xfail(
-    reason="the layer of init (enter_scope in csrc/init.c) does not grant REFER", strict=True
-)
 def test_files_move_between_directories_that_are_granted(outside: Path) -> None:
     inner = "os.mkdir('a') or opened('f', os.O_CREAT) or os.rename('f', 'a/f')"
     within = [Attack("F7 rename inside", inner)]

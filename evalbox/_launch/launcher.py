@@ -70,6 +70,7 @@ class Slot:
 
     def places(self) -> tuple[int, ...]:
         """Descriptors of box, home and tmp, which the caller closes."""
+        self.launcher.root.open_up()
         fds: list[int] = []
         try:
             for name in PLACES:
@@ -83,6 +84,7 @@ class Slot:
     @contextlib.contextmanager
     def box(self) -> Iterator[int]:
         """A descriptor of the directory in which the program starts."""
+        self.launcher.root.open_up()
         fd = os.open(f"{self.number}/{PLACES[0]}", _DIRECTORY, dir_fd=self.launcher.root.fd)
         try:
             yield fd
@@ -168,34 +170,58 @@ class Launcher:
     # ---- slots
 
     def add_slot(self, token: int) -> Slot:
-        """A new slot, its init being started."""
+        """A new slot, its init being started.
+
+        Raises:
+            OSError: out of descriptors or memory; nothing is left of it.
+        """
         number = self._free_numbers.pop() if self._free_numbers else len(self.slots)
-        uid = self.uids.take() if self.uids and self.filters.identity == "own" else None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, theirs:
-            ours.setblocking(False)
-            workspace = self._make_workspace(number, uid)
-            try:
-                owner = _native.KEEP_ID if uid is None else uid
-                order = _native.control(Control.SPAWN, number, owner, str(number))
-                self.wire.send(self.control, order, [theirs.fileno(), workspace])
-            finally:
-                os.close(workspace)
-            slot = Slot(self, number, token, ours.detach(), uid)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._free_numbers.append, number)
+            uid = self._take_uid(undo)
+            undo.callback(_native.tree_remove, self.root.fd, str(number))
+            slot = self._start_init(number, token, uid)
+            undo.pop_all()
         self.slots[number] = slot
         return slot
 
+    def _take_uid(self, undo: contextlib.ExitStack) -> int | None:
+        """A uid for the runs of a slot; None when they keep the caller's."""
+        if self.uids is None or self.filters.identity != "own":
+            return None
+        uid = self.uids.take()
+        undo.callback(self.uids.release, uid)
+        return uid
+
+    def _start_init(self, number: int, token: int, uid: int | None) -> Slot:
+        workspace = self._make_workspace(number, uid)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, theirs:
+                ours.setblocking(False)
+                owner = _native.KEEP_ID if uid is None else uid
+                order = _native.control(Control.SPAWN, number, owner, str(number))
+                self.wire.send(self.control, order, [theirs.fileno(), workspace])
+                return Slot(self, number, token, ours.detach(), uid)
+        finally:
+            os.close(workspace)
+
     def _make_workspace(self, number: int, uid: int | None) -> int:
         """A descriptor of the directory with box, home and tmp."""
+        self.root.open_up()
         os.mkdir(str(number), 0o700, dir_fd=self.root.fd)
         # The umask may keep even its owner out.
         os.chmod(str(number), 0o700 if uid is None else 0o711, dir_fd=self.root.fd)
         fd = os.open(str(number), _DIRECTORY, dir_fd=self.root.fd)
-        for name in PLACES:
-            os.mkdir(name, 0o700, dir_fd=fd)
-            os.chmod(name, 0o700, dir_fd=fd)
-            if uid is not None:
-                os.chown(name, uid, uid, dir_fd=fd)
+        try:
+            for name in PLACES:
+                os.mkdir(name, 0o700, dir_fd=fd)
+                os.chmod(name, 0o700, dir_fd=fd)
+                if uid is not None:
+                    os.chown(name, uid, uid, dir_fd=fd)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     def forget_slot(self, slot: Slot) -> None:

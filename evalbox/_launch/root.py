@@ -38,6 +38,10 @@ class Root:
             raise
         self.path = f"{place}/{self.name}"
 
+    def open_up(self) -> None:
+        """Gives it its mode back: a run with our own uid may have closed it to us."""
+        os.fchmod(self.fd, _mode())
+
     def remove(self) -> None:
         """Removes it with all below it, if the launcher has not."""
         _native.tree_remove(self.parent, self.name)
@@ -72,11 +76,15 @@ def _make(parent: int) -> tuple[str, int]:
         except FileNotFoundError:
             continue
         if _lock(fd) and _is_there(parent, name, fd):
-            # Uids of their own get through to their workspace and list nothing.
-            os.fchmod(fd, 0o711 if os.geteuid() == 0 else 0o700)
+            os.fchmod(fd, _mode())
             return name, fd
         os.close(fd)
     raise SetupError("workspace", errno.EBUSY, "a new directory was removed each time")
+
+
+def _mode() -> int:
+    """Uids of their own get through to their workspace and list nothing."""
+    return 0o711 if os.geteuid() == 0 else 0o700
 
 
 def _lock(fd: int) -> bool:

@@ -70,14 +70,16 @@ class UidLocks:
 
 
 def _open() -> int:
+    last = errno.EACCES
     for folder in _FOLDERS:
         try:
             fd = os.open(f"{folder}/{_NAME}", _FLAGS, 0o600)
-        except OSError:
+        except OSError as error:
+            last = error.errno or last
             continue
         status = os.fstat(fd)
         # Somebody else's file could be locked by him for ever.
         if stat.S_ISREG(status.st_mode) and status.st_uid == 0 and status.st_nlink == 1:
             return fd
         os.close(fd)
-    raise SetupError("identity", errno.EACCES, f"none of {', '.join(_FOLDERS)} can hold {_NAME}")
+    raise SetupError("identity", last, f"none of {', '.join(_FOLDERS)} can hold {_NAME}")

@@ -34,7 +34,8 @@ class Fleet:
         self._dead: list[Launcher] = []
         self._ids = itertools.count(1)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(4, min(_MOST_SLOTS, (soft - _FDS_KEPT_FREE) // _FDS_PER_RUN))
+        self._limit = max(4, min(_MOST_SLOTS, (soft - _FDS_KEPT_FREE) // _FDS_PER_RUN))
+        self._most = self._limit
 
     # ---- slots
 
@@ -69,11 +70,16 @@ class Fleet:
     def give_back(self, slot: Slot) -> None:
         """Its run has ended and its workspace is as it was."""
         slot.run_id = 0
+        # What was short when `lower` was called may be there again.
+        self._most = self._limit
         if not slot.launcher.is_gone:
             slot.launcher.idle.append(slot)
 
     def lower(self) -> bool:
-        """No further init can be forked: makes do with what there is; False when nothing is."""
+        """No further init can be had: makes do with what there is until a run ends.
+
+        False when there is none at all.
+        """
         count = self._count()
         # One at least, or a run would wait for ever.
         self._most = max(1, count)
