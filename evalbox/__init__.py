@@ -28,7 +28,7 @@ from evalbox.plan import PIPE, File, Plan
 from evalbox.policy import ALL, CORE, Network, Policy, Syscalls
 
 if TYPE_CHECKING:
-    from evalbox.host import Host
+    from evalbox._host import Host
 
 __version__ = "0.1.0"
 
@@ -73,6 +73,6 @@ def host() -> Host:
     """What this host can enforce and, for each thing missing, what would bring it."""
     check_system()
     # Here and not above, so that evalbox can be imported on any system.
-    from evalbox.host import host as this_host
+    from evalbox._host import host as this_host
 
     return this_host()

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import evalbox
+from evalbox._host import host
 from evalbox._syscall_table import NUMBERS
-from evalbox.host import host
 
 CALLS = NUMBERS[platform.machine()]
 Seen = dict[str, str]

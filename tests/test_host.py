@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from evalbox._host import Host, facts, host
+from evalbox._host.properties import TABLE, Situation, enforcement, held, situation
 from evalbox.compile.identity import Caller, Identity
 from evalbox.errors import UnsupportedError
-from evalbox.host import Host, facts, host
-from evalbox.host.properties import TABLE, Situation, enforcement, held, situation
 from evalbox.limits import Limits
 from evalbox.output import LEVELS
 from evalbox.policy import ALL, CORE, PROPERTIES, Network, Policy, Syscalls

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from confine import EVERYTHING, errno_of, library, ruleset, ruleset_for
+from evalbox._host import facts
 from evalbox.compile.paths import CHANGE, HANDLED, READ, RUN, SCOPES, Access
-from evalbox.host import facts
 
 # Linux, include/uapi/linux/landlock.h: what each ABI knows in all.
 FS_KNOWN = {0: 0, 1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF, 5: 0xFFFF, 8: 0xFFFF, 9: 0x1FFFF}

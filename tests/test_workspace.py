@@ -23,9 +23,9 @@ import pytest
 
 import evalbox
 from evalbox import Executor, File, Limits, MiB, Output, Plan, SetupError, Status, _native
+from evalbox._host import host
 from evalbox._launch import UidLocks, uids
 from evalbox._launch.root import Root, sweep
-from evalbox.host import host
 from evalbox.workspace import collect, fill
 from evalbox.workspace.collect import MAX_DEPTH
 from proc import open_descriptors, until

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evalbox import _native
+from evalbox._host import host
 from evalbox._values import FrozenMap
 from evalbox.compile.descriptors import KEPT, PathDescriptors
 from evalbox.compile.identity import Identity
 from evalbox.compile.paths import HANDLED, HANDLED_NET, SCOPES, WORKSPACE
 from evalbox.compile.syscalls import filter_specs
 from evalbox.errors import PlanError
-from evalbox.host import host
 from evalbox.limits import Limits
 from evalbox.output import Enforcement
 from evalbox.plan import Plan

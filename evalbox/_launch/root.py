@@ -15,8 +15,8 @@ import secrets
 from functools import cache
 
 from evalbox import _native
+from evalbox._host import host
 from evalbox.errors import SetupError
-from evalbox.host import host
 
 _PREFIX = "evalbox-"
 _NAME = re.compile(r"evalbox-[0-9a-f]{32}")

@@ -15,7 +15,7 @@ from evalbox.policy import CORE
 from evalbox.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from evalbox.host import Host
+    from evalbox._host import Host
 
     Subparsers = argparse._SubParsersAction[Any]
 
@@ -38,7 +38,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def main(args: argparse.Namespace) -> int:
     try:
-        from evalbox.host import host
+        from evalbox._host import host
 
         found = host()
     except (EvalboxError, ImportError) as error:

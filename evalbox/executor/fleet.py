@@ -9,11 +9,11 @@ import select
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from evalbox._host import host
 from evalbox._launch import Filters, Launcher, Slot, UidLocks
 from evalbox._native import Wire
 from evalbox.errors import SetupError
 from evalbox.executor import tokens
-from evalbox.host import host
 
 MOST_LAUNCHERS = 8
 _MOST_SLOTS = 4096  # MAX_SLOTS of csrc/launcher.c

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Any
 
+from evalbox._host import facts
+from evalbox._host.properties import Held, enforcement, held, situation
 from evalbox._values import FrozenMap
 from evalbox.compile.identity import Caller, Identity, identity_for
 from evalbox.errors import UnsupportedError
-from evalbox.host import facts
-from evalbox.host.properties import Held, enforcement, held, situation
 from evalbox.limits import Limits
 from evalbox.output import Enforcement
 from evalbox.policy import CORE, PROPERTIES, Policy
@@ -199,13 +197,3 @@ def host() -> Host:
         user_namespaces=facts.user_namespaces(),
         cgroups=facts.cgroups(),
     )
-
-
-class _CallablePackage(ModuleType):
-    """Importing this package puts it in the place of the function `evalbox.host`."""
-
-    def __call__(self) -> Host:
-        return host()
-
-
-sys.modules[__name__].__class__ = _CallablePackage
