@@ -278,7 +278,7 @@ TestEveryOrderOfFacts.settings = settings(
 
 @pytest.mark.long
 class TestManyOrdersOfFacts(Orders.TestCase):
-    settings = settings(max_examples=20_000, stateful_step_count=40, deadline=None, database=None)
+    settings = settings(max_examples=8_000, stateful_step_count=40, deadline=None, database=None)
 
 
 # ---- how it ended
