@@ -9,18 +9,22 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* An inode costs the kernel about 1 KiB on tmpfs, whatever its file holds. */
-enum { ENTRY_BYTES = 1024, MAX_DEPTH = 1024 };
+/* An inode costs the kernel about 1 KiB on tmpfs, whatever its file holds.
+ * No path leads deeper than PATH_MAX / 2 levels. */
+enum { ENTRY_BYTES = 1024, MAX_DEPTH = 2048 };
 enum { DIRECTORY_FLAGS = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
 
 struct level {
     dev_t dev;
     ino_t ino;
-    off_t next; /* directory offset to go on from */
+    off_t next;  /* directory offset to go on from */
+    bool closed; /* to its owner, before we came */
+    mode_t mode; /* that it had then */
 };
 
 struct walk {
@@ -31,23 +35,20 @@ struct walk {
     struct level levels[MAX_DEPTH];
 };
 
-/* Opens a subdirectory to look into it.  One without rights gets them for a
- * moment, or a program could hide what it stores there. */
-static int
-open_directory(int dirfd, const char *name)
+/* Lets its owner, which an ordinary user's init is, list a directory and look
+ * at what is in it; or a program could hide what it stores there.  Never through
+ * a link that took its place. */
+static bool
+open_up(int dirfd, const char *name)
 {
-    struct stat st;
-    int fd = openat(dirfd, name, DIRECTORY_FLAGS);
-    if (fd >= 0 || errno != EACCES)
-        return fd;
-    if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode))
-        return -1;
-    if (fchmodat(dirfd, name, 0700, 0) < 0)
-        return -1;
-    fd = openat(dirfd, name, DIRECTORY_FLAGS);
-    if (fd >= 0)
-        (void)fchmod(fd, st.st_mode & 07777);
-    return fd;
+    char path[32];
+    int fd = openat(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    bool done = chmod(path, 0700) == 0;
+    close(fd);
+    return done;
 }
 
 static bool
@@ -68,13 +69,18 @@ go_to(struct walk *walk, int fd)
 }
 
 static bool
-descend(struct walk *walk, const char *name, off_t next)
+descend(struct walk *walk, const char *name, mode_t mode, off_t next)
 {
-    if (walk->depth + 1 == MAX_DEPTH)
+    if (walk->depth + 1 == MAX_DEPTH) {
+        /* What lies deeper cannot be counted: it may be anything. */
+        walk->bytes = walk->stop_at + 1;
         return false;
+    }
+    bool closed = (mode & 0500) != 0500 && faccessat(walk->fd, name, R_OK | X_OK, 0) < 0 &&
+                  open_up(walk->fd, name);
     walk->levels[walk->depth++].next = next;
-    walk->levels[walk->depth].next = 0;
-    if (go_to(walk, open_directory(walk->fd, name)))
+    walk->levels[walk->depth] = (struct level){.closed = closed, .mode = mode & 07777};
+    if (go_to(walk, openat(walk->fd, name, DIRECTORY_FLAGS)))
         return true;
     walk->depth--;
     return false;
@@ -83,9 +89,13 @@ descend(struct walk *walk, const char *name, off_t next)
 static bool
 climb(struct walk *walk)
 {
+    const struct level *left = &walk->levels[walk->depth];
     struct level expected = walk->levels[walk->depth - 1];
+    int above = openat(walk->fd, "..", DIRECTORY_FLAGS);
+    if (left->closed)
+        (void)fchmod(walk->fd, left->mode);
     walk->depth--;
-    if (!go_to(walk, openat(walk->fd, "..", DIRECTORY_FLAGS)))
+    if (!go_to(walk, above))
         return false;
     const struct level *found = &walk->levels[walk->depth];
     if (found->dev != expected.dev || found->ino != expected.ino)
@@ -121,7 +131,7 @@ scan_until_subdirectory(struct walk *walk)
             count(walk, &st);
             if (walk->bytes > walk->stop_at)
                 return false;
-            if (S_ISDIR(st.st_mode) && descend(walk, entry->d_name, entry->d_off))
+            if (S_ISDIR(st.st_mode) && descend(walk, entry->d_name, st.st_mode, entry->d_off))
                 return true;
         }
     }
@@ -131,8 +141,11 @@ scan_until_subdirectory(struct walk *walk)
 uint64_t
 eb_disk_usage(int dirfd, uint64_t stop_at)
 {
-    static struct walk walk; /* 24 KiB; init runs one walk at a time */
-    walk = (struct walk){.fd = -1, .stop_at = stop_at};
+    static struct walk walk; /* 64 KiB, of which the used levels; init runs one at a time */
+    walk.fd = -1;
+    walk.depth = 0;
+    walk.bytes = 0;
+    walk.stop_at = stop_at;
     if (!go_to(&walk, openat(dirfd, ".", DIRECTORY_FLAGS)))
         return 0;
     for (;;) {

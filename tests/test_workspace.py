@@ -806,8 +806,9 @@ def test_the_next_run_finds_nothing_of_a_hostile_one(tree: str, patterns: tuple[
         left = executor.run(Plan(["python3", "-c", code], collect=patterns))
         next_one = executor.run(Plan(["sh", "-c", LOOK]))
         assert len(slots_of(executor)) == 1
-    # The watch of the disk may end a run that makes too deep a tree.
-    assert (left.status, left.text) in ((Status.EXITED, "left\n"), (Status.DISK_LIMIT, ""))
+    # A tree that is too deep to be counted is over every limit of the disk.
+    assert left.status in (Status.EXITED, Status.DISK_LIMIT)
+    assert left.text == "left\n" or left.status is Status.DISK_LIMIT
     assert set(left.files.values()) <= {b"", bytes(16 * MiB)}
     assert next_one.check().text == EMPTY
 
@@ -859,6 +860,43 @@ def test_a_slot_that_could_not_be_emptied_serves_no_other_run(
             with pytest.raises(SetupError, match="collect"):
                 executor.run(Plan(["touch", "left"], collect=["*"]))
         assert executor.run(Plan(["sh", "-c", LOOK])).check().text == EMPTY
+
+
+HIDE = """
+import os, sys
+{}
+files = [open(str(number), 'wb') for number in range(20)]
+os.chmod('.', {})
+for file in files:
+    file.write(bytes(int(sys.argv[1]))); file.flush()
+"""
+HIDING_PLACES = {
+    "in the open": ("pass", "0o700"),
+    "closed": ("os.mkdir('d'); os.chdir('d')", "0"),
+    "no way through": ("os.mkdir('d'); os.chdir('d')", "0o400"),
+    "not to be listed": ("os.mkdir('d'); os.chdir('d')", "0o100"),
+    "the box itself": ("pass", "0"),
+    "below many": ("for i in range(1500): os.mkdir('d'); os.chdir('d')", "0o700"),
+}
+
+
+@pytest.mark.parametrize("place", HIDING_PLACES.values(), ids=HIDING_PLACES)
+def test_nothing_is_hidden_from_the_limit_of_the_disk(place: tuple[str, str]) -> None:
+    code = HIDE.format(*place)
+    for size, status in ((1000, Status.EXITED), (MiB, Status.DISK_LIMIT)):
+        output = evalbox.run(["python3", "-c", code, str(size)], disk=8 * MiB)
+        assert output.status is status, output.stderr
+
+
+def test_what_is_too_deep_to_be_counted_is_too_much() -> None:
+    code = HIDE.format("for i in range(3000): os.mkdir('d'); os.chdir('d')", "0o700")
+    assert evalbox.run(["python3", "-c", code, "1"]).status is Status.DISK_LIMIT
+
+
+def test_a_look_at_a_closed_directory_leaves_it_closed() -> None:
+    # The watch looks every 10 ms.
+    script = "mkdir d; touch d/f; chmod 0 d; sleep 0.1; stat -c %a d"
+    assert attempt(script).check().text == "0\n"
 
 
 @pytest.mark.long
