@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalbox.grade import Cause, Problem, Sample
+from evalbox.grade import Cause, Graded, Problem, Sample
 
 SOLVE = "SOLVE"
 
@@ -24,12 +24,18 @@ class Broken:
         cause: what it must be graded as.
         body: the lines of the function.
         told: what the detail of the verdict must contain.
+        also: another cause that may come first.
     """
 
     name: str
     cause: Cause
     body: str
     told: str = ""
+    also: Cause | None = None
+
+    def is_met_by(self, graded: Graded) -> bool:
+        """Whether it was graded as it must be."""
+        return graded.cause in (self.cause, self.also) and self.told in graded.detail
 
     def sample(self, problem: Problem, number: int) -> Sample:
         """This body in the place of the problem's solution."""
@@ -119,7 +125,13 @@ BROKEN: tuple[Broken, ...] = (
     Broken(
         "forks and lets the copy go on", Cause.FORKED, "import os\nif os.fork(): os.wait()\nSOLVE"
     ),
-    Broken("is a fork bomb", Cause.FORKED, "import os\nwhile True: os.fork()"),
+    # As many processes as are allowed may need more memory than is allowed.
+    Broken(
+        "is a fork bomb",
+        Cause.FORKED,
+        "import os\nwhile True: os.fork()",
+        also=Cause.MEMORY_LIMIT,
+    ),
     Broken(
         "forks behind Python's back", Cause.FORKED, "import ctypes\nctypes.CDLL(None).fork()\nSOLVE"
     ),

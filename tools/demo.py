@@ -78,7 +78,7 @@ def table(verdicts: Sequence[Graded]) -> int:
     wrong = 0
     print(f"\n{'a sample that ...':<48} {'expected':<14} graded as")
     for broken, graded in zip(BROKEN, verdicts, strict=True):
-        as_expected = graded.cause is broken.cause and broken.told in graded.detail
+        as_expected = broken.is_met_by(graded)
         wrong += not as_expected
         mark = "" if as_expected else f"  <-- {graded.detail}"
         print(f"{broken.name:<48} {broken.cause:<14} {graded.cause}{mark}")
