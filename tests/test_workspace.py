@@ -862,6 +862,30 @@ def test_a_slot_that_could_not_be_emptied_serves_no_other_run(
         assert executor.run(Plan(["sh", "-c", LOOK])).check().text == EMPTY
 
 
+WITHOUT = """
+import ctypes, os, sys
+PR_CAPBSET_DROP = 24
+assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, int(sys.argv[1])) == 0
+# execve takes it from the permitted set, too.
+os.execv(sys.executable, [sys.executable, '-c', sys.argv[2]])
+"""
+COLLECTS = """
+import evalbox
+output = evalbox.run(["cp", "a", "b"], files={"a": "x"}, collect=["b"]).check()
+print(output.files, output.enforcement["fs_metadata"].mechanism)
+"""
+CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_MKNOD": 27}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_root_without_a_capability_for_workspaces_gives_out_no_uid(name: str) -> None:
+    command = [sys.executable, "-c", WITHOUT, str(CAPABILITIES[name]), COLLECTS]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    mechanism = "own uid" if name == "CAP_MKNOD" else "seccomp"
+    assert said == f"{{'b': b'x'}} {mechanism}\n"
+
+
 HIDE = """
 import os, sys
 {}

@@ -24,8 +24,16 @@ _LANDLOCK_VERSION = 1
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_GET_ACTION_AVAIL = 2
 _ERRNO, _USER_NOTIF = 0x00050000, 0x7FC00000
-_SETGID, _SETUID, _KILL = 6, 7, 5  # include/uapi/linux/capability.h
-_NEEDED_CAPABILITIES = {"CAP_KILL": _KILL, "CAP_SETGID": _SETGID, "CAP_SETUID": _SETUID}
+# include/uapi/linux/capability.h. The first three are for workspaces, which
+# belong to the uid of their run.
+_NEEDED_CAPABILITIES = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+}
 
 # Uids that no distribution, container manager or systemd gives out come first;
 # the others are for containers with 65536 uids, below those of system services.
