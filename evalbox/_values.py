@@ -16,6 +16,7 @@ import numbers
 import operator
 import os
 import reprlib
+import signal as signals
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -88,6 +89,21 @@ def kind(value: object) -> str:
     return type(value).__name__
 
 
+def size(count: int) -> str:
+    """A number of bytes for a reader: 256 MiB."""
+    for power, name in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{round(count / 1024**power, 1):g} {name}"
+    return f"{count} bytes"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def unknown(what: str, name: object, known: Collection[str]) -> PlanError:
     """The error for a name that is not in `known`, with the nearest that are."""
     written = name[:64] if isinstance(name, str) else shown(name)
@@ -116,15 +132,17 @@ def choice(value: object, what: str, known: Collection[str]) -> str:
     return value
 
 
-def instance(value: object, what: str, wanted: type[V]) -> V:
+def instance(value: object, what: str, wanted: type[V], hint: str = "") -> V:
     if not isinstance(value, wanted):
-        raise PlanError(f"{what} must be a {wanted.__name__}, not {shown(value)}")
+        write = f"; write {hint}" if hint else ""
+        raise PlanError(f"{what} must be a {wanted.__name__}, not {shown(value)}{write}")
     return value
 
 
 def _number(value: object, what: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise PlanError(f"{what} must be a number, not {shown(value)}")
+        hint = "; sizes are written 256 * MiB" if isinstance(value, str) else ""
+        raise PlanError(f"{what} must be a number, not {shown(value)}{hint}")
     number: Any = value  # the stubs of numbers.Real know no comparison with int and float
     if not -math.inf < number < math.inf:  # false for NaN too
         raise PlanError(f"{what} must be finite, not {number}; for no limit write None")
@@ -223,7 +241,8 @@ def absolute_path(value: object, what: str) -> str:
     """Slashes are tidied; `..` stays, for only the kernel knows where it leads."""
     path, parts = _parts(value, what)
     if not path.startswith("/"):
-        raise PlanError(f"{what} must be an absolute path, not {shown(path)}")
+        remedy = f"write Path({shown(path)}).resolve()"
+        raise PlanError(f"{what} must be an absolute path, not {shown(path)}; {remedy}")
     return "/" + "/".join(parts)
 
 

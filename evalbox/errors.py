@@ -29,7 +29,13 @@ _LAST_BYTES = 2000
 
 
 class EvalboxError(Exception):
-    """The base of everything that evalbox raises."""
+    """The base of everything that evalbox raises.
+
+    Attributes:
+        id: the run that it is about, when `Executor.poll` raised it; else None.
+    """
+
+    id: int | None = None
 
 
 class PlanError(EvalboxError, ValueError):
@@ -71,8 +77,8 @@ class CommandNotFound(EvalboxError, FileNotFoundError):  # noqa: N818  # reads a
         super().__init__(errnos.ENOENT, reason, filename)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[CommandNotFound], tuple[str | bytes, str]]:
-        return type(self), (self.filename, self.reason)
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.filename, self.reason), self.__dict__
 
     def __str__(self) -> str:
         return f"{os.fsdecode(self.filename)}: {self.reason}"
@@ -90,8 +96,8 @@ class SetupError(EvalboxError, OSError):
         super().__init__(errno, message or os.strerror(errno))
         self.stage = stage
 
-    def __reduce__(self) -> tuple[type[SetupError], tuple[str, int | None, str | None]]:
-        return type(self), (self.stage, self.errno, self.strerror)
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stage, self.errno, self.strerror), self.__dict__
 
     def __str__(self) -> str:
         name = errnos.errorcode.get(self.errno or 0, str(self.errno))

@@ -26,12 +26,14 @@ from evalbox._values import (
     optional,
     seconds,
     shown,
+    signal_name,
+    size,
     store,
     text,
     whole,
 )
 from evalbox.errors import PlanError, ProgramFailed
-from evalbox.limits import GiB, KiB, Limits, MiB
+from evalbox.limits import Limits
 from evalbox.policy import PROPERTIES
 
 Level = Literal["enforced", "partial", "none"]
@@ -133,7 +135,7 @@ class Enforcement:
 _DEFAULT_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Output:
     """What came of a run.
 
@@ -180,6 +182,14 @@ class Output:
         for path, content in self.files.items():
             instance(content, f"files[{shown(path)}]", bytes)
         store(self, files=FrozenMap(self.files))
+
+    def __repr__(self) -> str:
+        """Short: what was enforced fills a page, and is seldom asked for."""
+        how = signal_name(self.signal) if self.signal else self.exit_code
+        return (
+            f"<Output {self.status.name} {how} stdout={shown(self.stdout)}"
+            f" stderr={shown(self.stderr)} wall_time={self.usage.wall_time:.3g}>"
+        )
 
     @property
     def ok(self) -> bool:
@@ -275,27 +285,12 @@ _FROM_JSON: dict[str, Callable[[Any], object]] = {
 # ---- explain -----------------------------------------------------------------
 
 
-def size(count: int) -> str:
-    """A number of bytes for a reader: 256 MiB."""
-    for unit, name in ((GiB, "GiB"), (MiB, "MiB"), (KiB, "KiB")):
-        if count >= unit:
-            return f"{round(count / unit, 1):g} {name}"
-    return f"{count} bytes"
-
-
 def _limit(count: int | None) -> str:
     return "none" if count is None else size(count)
 
 
 def _seconds(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:g} s"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"{signals.Signals(number).name}"
-    except ValueError:
-        return f"signal {number}"
 
 
 def _exited(output: Output) -> str:
@@ -330,7 +325,7 @@ def _unknown_signal(_output: Output) -> str:
 def _signaled(output: Output) -> str:
     number = output.signal or 0
     hint = _SIGNAL_HINTS.get(number, _unknown_signal)
-    return f"It died of {_signal_name(number)}. {hint(output)}"
+    return f"It died of {signal_name(number)}. {hint(output)}"
 
 
 def _wall_time(output: Output) -> str:

@@ -260,7 +260,7 @@ def _content(value: object, what: str) -> bytes:
         except UnicodeEncodeError:
             raise PlanError(f"{what} is not valid Unicode; give bytes") from None
     if not isinstance(value, bytes | bytearray | memoryview):
-        raise PlanError(f"{what} must be bytes or str, not {kind(value)}")
+        raise PlanError(f"{what} must be bytes, str or File, not {kind(value)}")
     return bytes(value)
 
 

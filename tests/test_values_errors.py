@@ -51,10 +51,11 @@ def test_docstring_draws_every_exception() -> None:
 
 @pytest.mark.parametrize("error", EVERY, ids=lambda error: type(error).__name__)
 def test_errors_survive_pickling(error: EvalboxError) -> None:
+    error.id = 7
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == str(error)
-    for name in ("stage", "errno", "filename", "reason", "property", "remedy", "output"):
+    for name in ("id", "stage", "errno", "filename", "reason", "property", "remedy", "output"):
         assert getattr(again, name, None) == getattr(error, name, None)
 
 

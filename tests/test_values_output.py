@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from evalbox._values import size
 from evalbox.errors import PlanError, ProgramFailed
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
 from evalbox.limits import Limits
-from evalbox.output import Enforcement, Output, Status, Usage, size
+from evalbox.output import Enforcement, Output, Status, Usage
 from value_samples import EVERY, HELD, NORMAL, USAGE, ended
 
 
@@ -225,3 +226,9 @@ def test_events_can_be_matched_pickled_and_not_changed(
     assert pickle.loads(pickle.dumps(event)) == event
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.id = SandboxId(8)  # type: ignore[misc]
+
+
+def test_a_printed_output_fits_a_line() -> None:
+    assert repr(NORMAL).startswith(f"<Output EXITED 0 stdout={NORMAL.stdout!r}")
+    assert "\n" not in repr(NORMAL)
+    assert len(repr(NORMAL)) < 200

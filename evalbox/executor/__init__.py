@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from errno import EIO
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
-from evalbox._values import Argument
+from evalbox._values import Argument, shown
 from evalbox.errors import PlanError, SetupError, UnsupportedError
 from evalbox.events import Event, SandboxId
 from evalbox.output import Output
@@ -98,8 +98,8 @@ class Executor:
         [] at once when no run is active. None waits without a limit.
 
         Raises:
-            SetupError: a run could not start; it has no other event. Events of
-                other runs come with the next call.
+            SetupError: a run could not start; `id` says which, and it has no other
+                event. Events of other runs come with the next call.
         """
         return self._mine().poll(timeout)
 
@@ -112,7 +112,7 @@ class Executor:
             PlanError: its plan has no stdin=PIPE, or `data` is not bytes.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
-            raise PlanError(f"write_stdin takes bytes, not {type(data).__name__}")
+            raise PlanError(f"write_stdin takes bytes (of a str: .encode()), not {shown(data)}")
         self._mine().write_stdin(id, bytes(data))
 
     def unwritten(self, id: SandboxId) -> int:  # noqa: A002

@@ -322,6 +322,7 @@ class Loop:
         if step.error is not None:
             run.error = step.error
             if run.sink is self._ready:
+                step.error.id = run.life.id
                 self._errors.append(step.error)
                 self._wake_up()
         if step.events:
