@@ -11,10 +11,14 @@ PYTEST ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q install
+# compat: the finder that setuptools installs otherwise is asked last, after a
+# directory named evalbox (the clone itself) has become a namespace package.
+EDITABLE := --no-build-isolation --config-settings editable_mode=compat -e
 C_FILES := $(wildcard csrc/*.c csrc/*.h)
 # Sanitizer runtimes do not survive leak checks inside an interpreter.
 ASAN_ENV = ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
-ASAN_LIB := build/asan/lib
+# Absolute: tests start interpreters in other directories.
+ASAN_LIB := $(CURDIR)/build/asan/lib
 
 .PHONY: help
 help: ## list the targets
@@ -31,7 +35,7 @@ $(BIN)/.base: tools/find-python
 	@touch $@
 
 $(BIN)/.installed: $(BIN)/.base pyproject.toml
-	$(PIP) --no-build-isolation -e .
+	$(PIP) $(EDITABLE) .
 	@touch $@
 
 $(BIN)/.built: $(BIN)/.installed setup.py csrc/sources.py csrc/ffi_build.py $(C_FILES)
@@ -40,7 +44,7 @@ $(BIN)/.built: $(BIN)/.installed setup.py csrc/sources.py csrc/ffi_build.py $(C_
 
 # One rule for the extras: .venv/bin/.extra-test installs what [test] lists.
 $(BIN)/.extra-%: $(BIN)/.installed pyproject.toml
-	$(PIP) --no-build-isolation -e '.[$*]'
+	$(PIP) $(EDITABLE) '.[$*]'
 	@touch $@
 
 .PHONY: venv build
@@ -74,8 +78,10 @@ test-c: $(BIN)/.base ## the C tests (tests/c), with sanitizers
 	BUILD=build/c EVALBOX_SANITIZE=1 tools/test-c $(BIN)/python
 
 test-asan: $(TEST_READY) test-c ## the C tests and the core paths on a sanitized build
+	rm -rf build/asan
 	EVALBOX_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/asan --build-lib $(ASAN_LIB)
-	$(ASAN_ENV) PYTHONPATH=$(ASAN_LIB) LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	$(ASAN_ENV) PYTHONPATH=$(ASAN_LIB) EVALBOX_EXPECT_FROM=$(ASAN_LIB) \
+	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 	    $(BIN)/pytest -m core -p no:cacheprovider $(PYTEST)
 
 # ---- quality -----------------------------------------------------------------

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from evalbox import _core
+from evalbox._launch import launcher
+
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPING = """\
 import pytest
@@ -50,6 +53,24 @@ def run_skipping_suite(folder: Path, allowed: str, ci: str) -> str:
 )
 def test_a_skip_is_a_failure_in_ci(tmp_path: Path, allowed: str, ci: str, summary: str) -> None:
     assert summary in run_skipping_suite(tmp_path, allowed, ci)
+
+
+WHERE = """\
+import evalbox._core
+from evalbox._launch.launcher import PROGRAM
+print(evalbox._core.__file__, PROGRAM, sep="\\n")
+"""
+
+
+@pytest.mark.core
+def test_the_build_under_test_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    # `make test-asan` names a second build; the first must not be imported in its
+    # place, neither here nor by an interpreter that starts in another directory.
+    wanted = Path(os.environ.get("EVALBOX_EXPECT_FROM", ROOT), "evalbox")
+    assert {Path(_core.__file__).parent, launcher.PROGRAM.parent} == {wanted}
+    command = [sys.executable, "-c", WHERE]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert [Path(line).parent for line in printed.splitlines()] == [wanted, wanted]
 
 
 def copy_for_check_child(folder: Path, addition: str) -> subprocess.CompletedProcess[str]:
