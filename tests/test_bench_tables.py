@@ -46,6 +46,17 @@ def test_only_what_stands_between_the_marks_is_replaced(tables) -> None:
     assert tables.replace_between_marks(fresh, "new") == fresh
 
 
+def test_the_readme_gets_the_first_table_only(tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = __import__("run")
+    for name in ("run", "measure", "contestants"):
+        monkeypatch.delitem(sys.modules, name)
+    results = {"a": {"floor": tables.Ratio(1, 1, 1, 900)}}
+    report = run.Report(latency=results, throughput=results)
+    assert "Many at once" in report.text()
+    assert report.text().startswith(report.one_after_the_other())
+    assert "Many at once" not in report.one_after_the_other()
+
+
 def test_a_page_without_marks_is_an_error(tables) -> None:
     with pytest.raises(ValueError, match="bench: begin"):
         tables.replace_between_marks("no marks", "new")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import evalbox
+from evalbox._host import Missing
 from evalbox.limits import GiB, KiB, Limits, MiB
 from evalbox.output import Enforcement, Output, Status, Usage
 from evalbox.plan import Plan
@@ -70,6 +71,14 @@ def test_properties_are_documented_with_their_place_in_core() -> None:
     rows = table_under(SECURITY, "## Properties")
     assert tuple(names(rows)) == PROPERTIES
     assert {names([row])[0] for row in rows if row[-1] == "yes"} == CORE
+
+
+def test_host_members_are_documented() -> None:
+    members = names(table_under(REFERENCE, "## The host"))
+    assert all(hasattr(evalbox.host(), name) for name in members)
+    missing = {"thing", "reason", "remedy"}
+    assert missing == set(Missing.__dataclass_fields__)
+    assert all(f"`{name}`" in REFERENCE for name in missing)
 
 
 def test_every_public_name_is_in_the_reference() -> None:
