@@ -19,6 +19,8 @@ C_FILES := $(wildcard csrc/*.c csrc/*.h)
 ASAN_ENV = ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
 # Absolute: tests start interpreters in other directories.
 ASAN_LIB := $(CURDIR)/build/asan/lib
+# Safe path: `python -c` would look in the current directory, the other build, first.
+ASAN_PATH := PYTHONSAFEPATH=1 PYTHONPATH=$(ASAN_LIB) EVALBOX_EXPECT_FROM=$(ASAN_LIB)
 
 .PHONY: help
 help: ## list the targets
@@ -80,8 +82,7 @@ test-c: $(BIN)/.base ## the C tests (tests/c), with sanitizers
 test-asan: $(TEST_READY) test-c ## the C tests and the core paths on a sanitized build
 	rm -rf build/asan
 	EVALBOX_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/asan --build-lib $(ASAN_LIB)
-	$(ASAN_ENV) PYTHONPATH=$(ASAN_LIB) EVALBOX_EXPECT_FROM=$(ASAN_LIB) \
-	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	$(ASAN_ENV) $(ASAN_PATH) LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 	    $(BIN)/pytest -m core -p no:cacheprovider $(PYTEST)
 
 # ---- quality -----------------------------------------------------------------

@@ -65,12 +65,13 @@ print(evalbox._core.__file__, PROGRAM, sep="\\n")
 @pytest.mark.core
 def test_the_build_under_test_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     # `make test-asan` names a second build; the first must not be imported in its
-    # place, neither here nor by an interpreter that starts in another directory.
+    # place, neither here nor by an interpreter that starts there or elsewhere.
     wanted = Path(os.environ.get("EVALBOX_EXPECT_FROM", ROOT), "evalbox")
     assert {Path(_core.__file__).parent, launcher.PROGRAM.parent} == {wanted}
     command = [sys.executable, "-c", WHERE]
-    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert [Path(line).parent for line in printed.splitlines()] == [wanted, wanted]
+    for cwd in (ROOT, tmp_path):
+        printed = subprocess.run(command, cwd=cwd, capture_output=True, text=True).stdout
+        assert [Path(line).parent for line in printed.splitlines()] == [wanted, wanted]
 
 
 def copy_for_check_child(folder: Path, addition: str) -> subprocess.CompletedProcess[str]:
