@@ -211,6 +211,7 @@ enum eb_cause {
 #define EB_REPORT_EXECED 1    /* execve succeeded */
 #define EB_REPORT_TRUNCATED 2 /* output beyond the limit was dropped */
 #define EB_REPORT_IN_FDS 4    /* stdout and stderr are in two attached memfds */
+#define EB_REPORT_DIRTY 8     /* the workspace could not be emptied */
 
 struct eb_report {
     uint32_t type;

@@ -29,6 +29,7 @@ struct run {
     struct eb_meter meter;
     pid_t pid;
     bool execed;
+    bool dirty; /* what it left could not be removed */
     bool reaped; /* the program itself */
     int wait_status;
     enum eb_cause cause;
@@ -178,15 +179,14 @@ take_order(struct run *run)
 }
 
 /* A denied call waits in the kernel for our answer and never gets one: the
- * tree is killed.  The program can neither send nor take this notification. */
+ * tree is killed.  The program can neither send nor take this notification.
+ * When who made it was killed meanwhile, only its number is lost. */
 static void
 take_denial(struct run *run)
 {
-    struct seccomp_notif notification;
-    memset(&notification, 0, sizeof notification);
-    if (ioctl(run->spawn.pipes.listener, SECCOMP_IOCTL_NOTIF_RECV, &notification) < 0)
-        return;
-    if (run->cause == EB_CAUSE_EXIT && !run->reaped)
+    struct seccomp_notif notification = {0};
+    int got = ioctl(run->spawn.pipes.listener, SECCOMP_IOCTL_NOTIF_RECV, &notification);
+    if (got == 0 && run->cause == EB_CAUSE_EXIT && !run->reaped)
         run->denied_nr = notification.data.nr;
     stop(run, EB_CAUSE_DENIED);
 }
@@ -298,7 +298,8 @@ report_end(struct run *run)
         .cause = run->cause,
         .run_id = run->view->job.run_id,
         .flags = (run->execed ? EB_REPORT_EXECED : 0U) |
-                 (run->relay.excess ? EB_REPORT_TRUNCATED : 0U),
+                 (run->relay.excess ? EB_REPORT_TRUNCATED : 0U) |
+                 (run->dirty ? EB_REPORT_DIRTY : 0U),
         .stage = run->spawn.status->stage,
         .error = run->spawn.status->error,
         .wait_status = run->wait_status,
@@ -333,7 +334,7 @@ finish(struct run *run)
     settle(run);
     eb_workspace_unlock(run->init);
     if (!(run->view->job.flags & EB_JOB_KEEP))
-        eb_workspace_clear(run->init->places);
+        run->dirty = !eb_workspace_clear(run->init->places);
     report_end(run);
     eb_stream_reset(&out_stream);
     eb_stream_reset(&err_stream);

@@ -285,6 +285,6 @@ enum eb_cause eb_meter_settle(const struct eb_meter *meter);
 bool eb_workspace_is_untouched(const int places[EB_PLACES]);
 /* A program may have taken the rights away that clearing and collecting need. */
 void eb_workspace_unlock(const struct eb_init *init);
-void eb_workspace_clear(const int places[EB_PLACES]);
+bool eb_workspace_clear(const int places[EB_PLACES]);
 
 #endif

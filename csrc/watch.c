@@ -11,6 +11,7 @@
  *     anybody's cutime: the sum then falls, and the fall is what was lost. */
 #include "runtime.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ struct tree {
     int proc;
     uint32_t n_pids;
     pid_t pids[MAX_PROCESSES];
+    pid_t speakers[MAX_PROCESSES]; /* for each the thread to read its memory through */
 };
 
 static ssize_t
@@ -95,28 +97,70 @@ add_children_of_threads(struct tree *tree, pid_t pid)
 }
 
 struct process {
+    pid_t speaker;
     uint64_t waited_ticks;
     uint64_t threads;
     uint64_t resident_pages;
 };
 
-/* Fields of /proc/PID/stat behind the name, which may hold anything. */
-static int
-read_process(int proc, pid_t pid, struct process *process)
+/* A thread that is not the first; 0 when there is none. */
+static pid_t
+other_thread(int proc, pid_t pid)
 {
-    char path[32], text[1024];
-    snprintf(path, sizeof path, "%d/stat", pid);
+    char path[64];
+    snprintf(path, sizeof path, "%d/task", pid);
+    int fd = openat(proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *tasks = fd < 0 ? NULL : fdopendir(fd);
+    pid_t found = 0;
+    if (!tasks && fd >= 0)
+        close(fd);
+    for (struct dirent *entry; tasks && !found && (entry = readdir(tasks));) {
+        pid_t tid = (pid_t)strtol(entry->d_name, NULL, 10);
+        if (tid != 0 && tid != pid)
+            found = tid;
+    }
+    if (tasks)
+        closedir(tasks);
+    return found;
+}
+
+/* Fields of a stat file behind the name, which may hold anything. */
+static int
+read_stat(int proc, const char *path, char *state, uint64_t field[25])
+{
+    char text[1024];
     ssize_t n = read_text(proc, path, text, sizeof text);
     char *at = n < 0 ? NULL : strrchr(text, ')');
-    if (!at)
+    if (!at || strlen(at) < 3)
         return -ESRCH;
-    uint64_t field[25] = {0};
+    *state = at[2];
     at += 3; /* ") S" */
     for (int i = 4; i < 25; i++)
         field[i] = strtoull(at, &at, 10);
-    *process = (struct process){.waited_ticks = field[16] + field[17],
+    return 0;
+}
+
+static int
+read_process(int proc, pid_t pid, struct process *process)
+{
+    char path[64], state;
+    uint64_t field[25] = {0};
+    snprintf(path, sizeof path, "%d/stat", pid);
+    if (read_stat(proc, path, &state, field) < 0)
+        return -ESRCH;
+    *process = (struct process){.speaker = pid,
+                                .waited_ticks = field[16] + field[17],
                                 .threads = field[20],
                                 .resident_pages = field[24]};
+    /* A first thread that has ended shows no memory, and the others go on. */
+    pid_t other = state == 'Z' && process->threads > 1 ? other_thread(proc, pid) : 0;
+    if (other == 0)
+        return 0;
+    snprintf(path, sizeof path, "%d/task/%d/stat", pid, other);
+    if (read_stat(proc, path, &state, field) == 0) {
+        process->speaker = other;
+        process->resident_pages = field[24];
+    }
     return 0;
 }
 
@@ -147,8 +191,10 @@ collect_tree(struct eb_watch *watch, struct tree *tree, struct eb_sample *sample
         struct process process;
         char path[64];
         pid_t pid = tree->pids[i];
+        tree->speakers[i] = pid;
         if (read_process(watch->proc, pid, &process) < 0)
             continue;
+        tree->speakers[i] = process.speaker;
         sample->processes++;
         sample->resident += process.resident_pages * (uint64_t)page;
         sample->cpu_time += process_cpu_time(pid);
@@ -175,7 +221,7 @@ eb_watch_runnable(int proc)
     return strtoull(slash, NULL, 10);
 }
 
-static struct tree current; /* 16 KiB; one watch at a time */
+static struct tree current; /* 32 KiB; one watch at a time */
 
 int
 eb_watch_sample(struct eb_watch *watch, struct eb_sample *sample)
@@ -208,14 +254,15 @@ eb_watch_memory(struct eb_watch *watch, uint32_t uid)
     if (uid != EB_KEEP_ID)
         borrow_identity(uid);
     for (uint32_t i = 0; i < current.n_pids; i++) {
-        char path[32], text[4096];
-        snprintf(path, sizeof path, "%d/smaps_rollup", current.pids[i]);
+        char path[64], text[4096];
+        pid_t pid = current.pids[i], tid = current.speakers[i];
+        snprintf(path, sizeof path, "%d/task/%d/smaps_rollup", pid, tid);
         if (read_text(watch->proc, path, text, sizeof text) > 0) {
             sum += field_kib(text, "Pss_Anon:") + field_kib(text, "Pss_Shmem:") +
                    field_kib(text, "SwapPss:");
             continue;
         }
-        snprintf(path, sizeof path, "%d/status", current.pids[i]);
+        snprintf(path, sizeof path, "%d/task/%d/status", pid, tid);
         if (read_text(watch->proc, path, text, sizeof text) > 0)
             sum += field_kib(text, "RssAnon:") + field_kib(text, "RssShmem:") +
                    field_kib(text, "VmSwap:");

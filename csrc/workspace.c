@@ -35,12 +35,14 @@ eb_workspace_unlock(const struct eb_init *init)
         (void)fchmod(init->places[i], 0700);
 }
 
-void
+bool
 eb_workspace_clear(const int places[EB_PLACES])
 {
+    bool empty = true;
     for (int i = 0; i < EB_PLACES; i++) {
-        if (!is_empty(places[i]))
-            (void)eb_tree_clear(places[i]);
+        if (!is_empty(places[i]) && eb_tree_clear(places[i]) < 0)
+            empty = false;
         (void)futimens(places[i], NULL);
     }
+    return empty;
 }

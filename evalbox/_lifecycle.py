@@ -212,7 +212,10 @@ class Life:
             denied=self._denied(report.denied_nr) if status is Status.DENIED else None,
         )
 
-    def _denied(self, number: int) -> str:
+    def _denied(self, number: int) -> str | None:
+        """The name of the call; None when it could not be read any more."""
+        if number < 0:
+            return None
         for name, known in NUMBERS[self.machine].items():
             if known == number:
                 return name

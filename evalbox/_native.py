@@ -234,6 +234,7 @@ class Report(NamedTuple):
     cause: int
     execed: bool
     truncated: bool
+    dirty: bool
     stage: int
     error: int
     wait_status: int
@@ -355,6 +356,7 @@ class Wire:
             said.cause,
             bool(flags & lib.EB_REPORT_EXECED),
             bool(flags & lib.EB_REPORT_TRUNCATED),
+            bool(flags & lib.EB_REPORT_DIRTY),
             said.stage,
             said.error,
             said.wait_status,
@@ -370,18 +372,9 @@ class Wire:
 
 def _read_whole(fd: int) -> bytes:
     """All of a memfd, which is closed."""
-    try:
-        size = os.fstat(fd).st_size
-        parts, at = [], 0
-        while at < size:
-            part = os.pread(fd, size - at, at)
-            if not part:
-                break
-            parts.append(part)
-            at += len(part)
-        return b"".join(parts)
-    finally:
-        os.close(fd)
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 def write(fd: int, data: bytes | memoryview) -> int:

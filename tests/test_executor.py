@@ -591,7 +591,7 @@ def test_setup_errors_of_several_runs_come_one_by_one(executor: Executor) -> Non
             events += executor.poll()
         except SetupError as error:
             errors.append((error.stage, error.errno, error.id))
-    assert set(errors) == {("execve", 8, id) for id in broken}
+    assert set(errors) == {("execve", 8, number) for number in broken}
     assert len(errors) == 3
     assert ends(events)[good].text == "hi\n"
 

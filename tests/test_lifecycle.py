@@ -56,6 +56,7 @@ def report(cause: Cause = Cause.EXIT, **changes: Any) -> Report:
         "cause": cause,
         "execed": True,
         "truncated": False,
+        "dirty": False,
         "stage": 0,
         "error": 0,
         "wait_status": 0 if cause == Cause.EXIT else killed_by(signal.SIGKILL),

@@ -209,7 +209,8 @@ def check_idle(executor: Executor) -> None:
     for launcher in launchers_of(executor):
         assert len(launcher.idle) == len(launcher.slots) <= AT_ONCE
         root = Path(launcher.root.path)
-        assert {path.name for path in root.iterdir()} == set(map(str, launcher.slots))
+        names = {slot.name for slot in launcher.slots.values()}
+        assert {path.name for path in root.iterdir()} == names
         assert [*root.glob("*/*/*")] == []
 
 
@@ -306,22 +307,22 @@ class Chaos:
         """Pids of live programs and the runs that they are of, in random order."""
         found = []
         for launcher in launchers_of(self.crowd.executor):
+            slots = {slot.name: slot for slot in launcher.slots.values()}
             for init in children(launcher.pid):
                 for pid in children(init):
-                    slot = launcher.slots.get(_slot_number(pid))
+                    slot = slots.get(_slot_name(pid))
                     if slot is not None and slot.run_id in self.crowd.active:
                         found.append((pid, slot.run_id))
         self.random.shuffle(found)
         return found
 
 
-def _slot_number(pid: int) -> int:
-    """Of the workspace in which a program works, -1 when it is somewhere else."""
+def _slot_name(pid: int) -> str:
+    """Of the workspace in which a program works; "" when it is gone."""
     try:
-        number = Path(os.readlink(f"/proc/{pid}/cwd")).parent.name
+        return Path(os.readlink(f"/proc/{pid}/cwd")).parent.name
     except OSError:
-        return -1
-    return int(number) if number.isdigit() else -1
+        return ""
 
 
 def _parent(pid: int) -> int:

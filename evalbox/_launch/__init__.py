@@ -20,8 +20,10 @@ from evalbox.workspace import fill
 
 __all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send"]
 
-# How many processes each other run may have while one of its user is limited.
+# How many processes each other run may have while one of its user is limited, and
+# how many others there may be by then.
 _ELSEWHERE = 8
+_OTHERS = 32
 _COUNTED = 1.0
 _NS = 10**9
 
@@ -85,7 +87,9 @@ def _limits(limits: Limits, shared_uid: bool, others: int) -> tuple[int, ...]:
     processes = limits.processes
     if processes is not None and shared_uid:
         # The kernel counts all of the user's: what is there already is let alone.
-        processes += _processes_of_user(int(time.monotonic() / _COUNTED)) + _ELSEWHERE * others
+        processes += _processes_of_user(int(time.monotonic() / _COUNTED)) + _ELSEWHERE * max(
+            others, _OTHERS
+        )
     return (
         _time(limits.wall_time),
         _time(limits.cpu_time),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import select
 import socket
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,7 @@ class Slot:
 
     Attributes:
         number: by which the launcher knows it.
+        name: of its directory; a run can neither list nor guess those of others.
         token: by which the event loop knows it; never used again.
         sock: to init.
         uid: that owns its workspace; None: the caller's.
@@ -46,6 +48,7 @@ class Slot:
         "encoded_env",
         "env",
         "launcher",
+        "name",
         "number",
         "ruleset",
         "run_id",
@@ -55,16 +58,17 @@ class Slot:
     )
 
     def __init__(
-        self, launcher: Launcher, number: int, token: int, sock: int, uid: int | None
+        self, launcher: Launcher, number: int, name: str, token: int, sock: int, uid: int | None
     ) -> None:
         self.launcher = launcher
         self.number = number
+        self.name = name
         self.token = token
         self.sock = sock
         self.uid = uid
         self.ruleset = 0
         self.run_id = 0
-        path = f"{launcher.root.path}/{number}"
+        path = f"{launcher.root.path}/{name}"
         self.env = base_environment(*(f"{path}/{name}" for name in PLACES[1:]))
         self.encoded_env = encode_env(self.env)
 
@@ -74,7 +78,7 @@ class Slot:
         fds: list[int] = []
         try:
             for name in PLACES:
-                path = f"{self.number}/{name}"
+                path = f"{self.name}/{name}"
                 fds.append(os.open(path, _DIRECTORY, dir_fd=self.launcher.root.fd))
         except BaseException:
             close_all(fds)
@@ -85,7 +89,7 @@ class Slot:
     def box(self) -> Iterator[int]:
         """A descriptor of the directory in which the program starts."""
         self.launcher.root.open_up()
-        fd = os.open(f"{self.number}/{PLACES[0]}", _DIRECTORY, dir_fd=self.launcher.root.fd)
+        fd = os.open(f"{self.name}/{PLACES[0]}", _DIRECTORY, dir_fd=self.launcher.root.fd)
         try:
             yield fd
         finally:
@@ -179,8 +183,9 @@ class Launcher:
         with contextlib.ExitStack() as undo:
             undo.callback(self._free_numbers.append, number)
             uid = self._take_uid(undo)
-            undo.callback(_native.tree_remove, self.root.fd, str(number))
-            slot = self._start_init(number, token, uid)
+            name = secrets.token_hex(16)
+            undo.callback(_native.tree_remove, self.root.fd, name)
+            slot = self._start_init(number, name, token, uid)
             undo.pop_all()
         self.slots[number] = slot
         return slot
@@ -193,32 +198,32 @@ class Launcher:
         undo.callback(self.uids.release, uid)
         return uid
 
-    def _start_init(self, number: int, token: int, uid: int | None) -> Slot:
-        workspace = self._make_workspace(number, uid)
+    def _start_init(self, number: int, name: str, token: int, uid: int | None) -> Slot:
+        workspace = self._make_workspace(name, uid)
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with ours, theirs:
                 ours.setblocking(False)
                 owner = _native.KEEP_ID if uid is None else uid
-                order = _native.control(Control.SPAWN, number, owner, str(number))
+                order = _native.control(Control.SPAWN, number, owner, name)
                 self.wire.send(self.control, order, [theirs.fileno(), workspace])
-                return Slot(self, number, token, ours.detach(), uid)
+                return Slot(self, number, name, token, ours.detach(), uid)
         finally:
             os.close(workspace)
 
-    def _make_workspace(self, number: int, uid: int | None) -> int:
+    def _make_workspace(self, name: str, uid: int | None) -> int:
         """A descriptor of the directory with box, home and tmp."""
         self.root.open_up()
-        os.mkdir(str(number), 0o700, dir_fd=self.root.fd)
+        os.mkdir(name, 0o700, dir_fd=self.root.fd)
         # The umask may keep even its owner out.
-        os.chmod(str(number), 0o700 if uid is None else 0o711, dir_fd=self.root.fd)
-        fd = os.open(str(number), _DIRECTORY, dir_fd=self.root.fd)
+        os.chmod(name, 0o700 if uid is None else 0o711, dir_fd=self.root.fd)
+        fd = os.open(name, _DIRECTORY, dir_fd=self.root.fd)
         try:
-            for name in PLACES:
-                os.mkdir(name, 0o700, dir_fd=fd)
-                os.chmod(name, 0o700, dir_fd=fd)
+            for place in PLACES:
+                os.mkdir(place, 0o700, dir_fd=fd)
+                os.chmod(place, 0o700, dir_fd=fd)
                 if uid is not None:
-                    os.chown(name, uid, uid, dir_fd=fd)
+                    os.chown(place, uid, uid, dir_fd=fd)
         except BaseException:
             os.close(fd)
             raise
@@ -233,6 +238,13 @@ class Launcher:
             self.idle.remove(slot)
         if slot.uid is not None and self.uids:
             self.uids.release(slot.uid)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process itself is dead, whatever is still to be read from it."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(0))
 
     def destroy(self, slot: Slot) -> None:
         """SIGKILL for init and for all below it."""

@@ -17,6 +17,17 @@ from evalbox.executor.record import Run
 # Descriptors on their way to an init count until it takes them (unix(7)).
 _IN_FLIGHT_TRIES = 2000
 _IN_FLIGHT_PAUSE = 0.001
+# What a job for an init that died comes to: no reader, or no workspace any more.
+_DEAD = (BrokenPipeError, ConnectionResetError, FileNotFoundError)
+# So many inits may have died since the loop last looked.
+_DEAD_SLOTS = 64
+
+
+def as_setup_error(error: EvalboxError | OSError) -> EvalboxError:
+    """Ours as it is; the system's, out of descriptors or memory for the most part, as ours."""
+    if isinstance(error, EvalboxError):
+        return error
+    return SetupError("host", error.errno or errno.EIO, error.strerror)
 
 
 class Dispatcher:
@@ -44,9 +55,9 @@ class Dispatcher:
             try:
                 if not run.life.is_over and not self._dispatch(run, self.kits.of(run.life.plan)):
                     return
-            except EvalboxError as error:
+            except (EvalboxError, OSError) as error:
                 self._queue.popleft()
-                failed(run, error)
+                failed(run, as_setup_error(error))
             else:
                 self._queue.popleft()
 
@@ -55,27 +66,39 @@ class Dispatcher:
         self.kits.close()
 
     def _dispatch(self, run: Run, kit: Kit) -> bool:
+        """Whether an init has the job; one that died meanwhile is passed over."""
+        for _ in range(_DEAD_SLOTS):
+            slot = self._take(kit)
+            if slot is None:
+                return False
+            try:
+                self._hand_over(run, kit, slot)
+            except _DEAD:
+                self._fleet.bury(slot)
+            except OSError as error:
+                # Its workspace may be half full: it serves no other run.
+                slot.launcher.destroy(slot)
+                raise SetupError("workspace", error.errno or errno.EIO, error.strerror) from error
+            else:
+                return True
+        raise SetupError("slot", errno.EPIPE, "each init that was asked had ended")
+
+    def _take(self, kit: Kit) -> Slot | None:
         try:
-            slot = self._fleet.take(kit.filters)
+            return self._fleet.take(kit.filters)
         except SetupError:
             raise
         except OSError as error:
             raise SetupError("slot", error.errno or errno.EIO, error.strerror) from error
-        if slot is None:
-            return False
-        try:
-            if run.stdin is not None:
-                run.stdin.give(slot.uid)
-            self._send(run, kit, slot)
-        except OSError as error:
-            # Its init may be gone, or its workspace half full: it serves no other run.
-            slot.launcher.destroy(slot)
-            raise SetupError("workspace", error.errno or errno.EIO, error.strerror) from error
+
+    def _hand_over(self, run: Run, kit: Kit, slot: Slot) -> None:
+        if run.stdin is not None:
+            run.stdin.give(slot.uid)
+        self._send(run, kit, slot)
         run.slot = slot
         run.life.sent()
         if run.stdin is not None:
             run.stdin.sent()
-        return True
 
     def _send(self, run: Run, kit: Kit, slot: Slot) -> None:
         life = run.life

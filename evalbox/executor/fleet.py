@@ -75,6 +75,15 @@ class Fleet:
         if not slot.launcher.is_gone:
             slot.launcher.idle.append(slot)
 
+    def bury(self, slot: Slot) -> None:
+        """A free slot whose init has died, maybe with its launcher: it is not used again."""
+        if slot.launcher.has_ended:
+            if not slot.launcher.is_gone:
+                slot.launcher.idle.append(slot)
+                self.launcher_gone(slot.launcher)
+        else:
+            slot.launcher.destroy(slot)
+
     def lower(self) -> bool:
         """No further init can be had: makes do with what there is until a run ends.
 

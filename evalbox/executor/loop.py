@@ -31,7 +31,7 @@ from evalbox.errors import EvalboxError, InternalError, PlanError, SetupError
 from evalbox.events import Completed, Event, SandboxId, TimedOut
 from evalbox.executor import tokens
 from evalbox.executor.deadlines import Deadlines
-from evalbox.executor.dispatch import Dispatcher
+from evalbox.executor.dispatch import Dispatcher, as_setup_error
 from evalbox.executor.fleet import Fleet
 from evalbox.executor.record import Run
 from evalbox.executor.stdin import Stdin
@@ -170,8 +170,7 @@ class Loop:
         except EvalboxError:
             raise
         except OSError as error:
-            # Out of descriptors or memory, for the most part.
-            raise SetupError("host", error.errno or errno.EIO, error.strerror) from error
+            raise as_setup_error(error) from error
 
     def _begin(self, plan: Plan, sink: list[Event]) -> Run:
         kit = self._dispatcher.kits.of(plan)
@@ -259,7 +258,7 @@ class Loop:
             self._fail(run, SetupError("collect", error.errno or errno.EIO, error.strerror))
             return False
         self._apply(run, run.life.reported(report, files, stage_name(report.stage)))
-        return True
+        return not report.dirty
 
     def _on_init_eof(self, slot: Slot) -> None:
         if slot.launcher.is_gone:
