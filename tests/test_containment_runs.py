@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import evalbox
 import proc
 from evalbox import PIPE, Completed, Executor, Limits, MiB, Plan, Status, Stdout
+from evalbox._syscall_table import NUMBERS
+from leaks import launchers_of
 from probe import KILL_ALL, all_events, ends, python, witness
 
 # ---- nothing survives ---------------------------------------------------------------------
@@ -286,3 +289,48 @@ def test_links_and_special_files_are_not_collected(tmp_path: Path) -> None:
     output = evalbox.run(["sh", "-c", script], collect=["*", "d/*", "a", "b/passwd", "**/*"])
     assert output.status is Status.EXITED
     assert {name for name in output.files if name not in ("h",)} == {"f", "g"}
+
+
+def test_memory_behind_a_dead_first_thread_counts() -> None:
+    # Its /proc/PID shows none, and that of the others goes on.
+    script = """
+import ctypes, mmap, os, threading, time
+
+def eat():
+    time.sleep(0.1)
+    held = mmap.mmap(-1, int(os.environ["SIZE"]))
+    for at in range(0, len(held), 4096):
+        held[at] = 1
+    time.sleep(0.5)
+    os._exit(0)
+
+threading.Thread(target=eat).start()
+ctypes.CDLL(None).syscall(int(os.environ["EXIT"]))
+"""
+    number = str(NUMBERS[platform.machine()]["exit"])
+    ended = {
+        size: evalbox.run(["python3", "-c", script], env={"SIZE": str(size), "EXIT": number}).status
+        for size in (32 * MiB, 1024 * MiB)
+    }
+    assert ended == {32 * MiB: Status.EXITED, 1024 * MiB: Status.MEMORY_LIMIT}
+
+
+@pytest.mark.root
+def test_a_workspace_that_cannot_be_emptied_serves_no_other_run() -> None:
+    plan = Plan(["sh", "-c", "mkdir d; echo ready; sleep 60"], stream=True)
+    with Executor() as executor:
+        run = executor.spawn(plan)
+        while not any(isinstance(event, Stdout) for event in executor.poll()):
+            pass
+        (launcher,) = launchers_of(executor)
+        (slot,) = launcher.slots.values()
+        stuck = Path(launcher.root.path, slot.name, "box", "d")
+        # What is mounted on cannot be removed.
+        subprocess.run(["mount", "-t", "tmpfs", "none", stuck], check=True)
+        try:
+            executor.kill(run)
+            assert ends(executor)[run].status is Status.KILLED
+            assert executor.run(Plan(["ls", "-A"])).stdout == b""
+            assert slot not in launcher.slots.values()
+        finally:
+            subprocess.run(["umount", stuck], check=True)
