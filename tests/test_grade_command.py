@@ -116,7 +116,7 @@ def test_tasks_without_a_sample_are_told(
     engine(right_if_it_adds)
     assert evalbox_grade(problems, samples_file(tmp_path, ("Small/0", "    return 1"))) == 0
     out, err = capsys.readouterr()
-    assert "1 of 2 tasks have no sample" in err
+    assert "1 of 2 tasks has no sample" in err
     assert "Small/0 #0: wrong_answer: assert candidate" in out
     assert "\x1b" not in out
 
@@ -157,9 +157,55 @@ def test_a_sandbox_that_cannot_start_is_125(problems: str, engine: Use, capsys: 
     assert "cannot start the sandbox at stage landlock" in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_is_125(problems: str, engine: Use, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_graded(
+    problems: str, engine: Use, tmp_path: Path, capsys: Capture
+) -> None:
+    fake = engine(right_if_it_adds)
+    for path, reason in (
+        (tmp_path / "no" / "r.html", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+    ):
+        assert evalbox_grade(problems, "--report", str(path)) == 125
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", f"evalbox grade: --report {path}: {reason}\n")
+    assert fake.spawned == []
+
+
+def test_results_outlive_a_report_that_cannot_be_written_in_the_end(
+    problems: str, engine: Use, capsys: Capture
+) -> None:
     engine(right_if_it_adds)
-    assert evalbox_grade(problems, "--report", str(tmp_path / "no" / "r.html")) == 125
+    assert evalbox_grade(problems, "--report", "/dev/full") == 125
+    out, err = capsys.readouterr()
+    assert "2 samples of 2 tasks" in out
+    assert err.endswith("--report /dev/full: No space left on device\n")
+
+
+def test_a_report_outlives_results_that_cannot_be_printed(
+    problems: str, engine: Use, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine(right_if_it_adds)
+    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(OSError, match="No space"):
+            evalbox_grade(problems, "--report", str(tmp_path / "r.html"))
+        monkeypatch.undo()
+        with pytest.raises(OSError, match="No space"):
+            full.close()
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_grading_that_fails_leaves_the_last_report_alone(
+    problems: str, engine: Use, tmp_path: Path
+) -> None:
+    engine(right_if_it_adds)
+    report = tmp_path / "r.html"
+    for there in (False, True):
+        if there:
+            report.write_text("the last one")
+        assert evalbox_grade("/no/problems", "--report", str(report)) == 125
+        assert report.exists() is there
+    assert report.read_text() == "the last one"
 
 
 def test_a_broken_problem_is_125_and_says_so(problems: str, engine: Use, capsys: Capture) -> None:
@@ -170,22 +216,83 @@ def test_a_broken_problem_is_125_and_says_so(problems: str, engine: Use, capsys:
     assert "2 samples could not be graded" in err
 
 
+def test_one_of_a_thing_is_told_in_the_singular(
+    engine: Use, capsys: Capture, tmp_path: Path
+) -> None:
+    engine(lambda plan: verdict(plan, wire.SETUP_ERROR, "the test does not load: x"))
+    problems = write_lines(tmp_path / "problems.jsonl", record(ADD))
+    assert evalbox_grade(str(problems)) == 125
+    out, err = capsys.readouterr()
+    assert out.startswith("1 sample of 1 task\n")
+    assert "1 sample could not be graded" in err
+
+
 def test_ctrl_c_is_130(problems: str, engine: Use, capsys: Capture) -> None:
     def interrupted(plan: Plan) -> Output:
         raise KeyboardInterrupt
 
     fake = engine(interrupted)
     assert evalbox_grade(problems) == 130
-    assert "interrupted" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "interrupted after 0 of 2 samples" in err
+    assert out.startswith("partial: interrupted after 0 of 2 samples\n0 samples of 0 tasks\n")
     assert not fake.active
 
 
+def stops_at_the_second(plan: Plan) -> Output:
+    if isinstance(plan.stdin, bytes) and b"return 0" in plan.stdin:
+        raise KeyboardInterrupt
+    return right_if_it_adds(plan)
+
+
+@pytest.fixture
+def interrupted(engine: Use, problems: str, tmp_path: Path) -> list[str]:
+    """Words that grade one sample of three before Ctrl-C."""
+    engine(stops_at_the_second)
+    completions = ("    return a + b", "    return 0", "    return a + b")
+    samples = samples_file(tmp_path, *(("Small/0", text) for text in completions))
+    return [problems, samples, "-j", "1"]
+
+
+def test_ctrl_c_tells_what_was_graded_so_far_and_writes_its_report(
+    interrupted: list[str], capsys: Capture, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+    assert evalbox_grade(*interrupted, "--report", str(report)) == 130
+    out, err = capsys.readouterr()
+    head = "partial: interrupted after 1 of 3 samples"
+    assert out.startswith(f"{head}\n1 sample of 1 task\n")
+    assert "pass@1    100.00%" in out
+    assert err == "evalbox grade: interrupted after 1 of 3 samples; the results are about those\n"
+    assert f"P{head[1:]}." in report.read_text(encoding="utf-8")
+
+
+def test_json_says_that_it_is_partial(interrupted: list[str], capsys: Capture) -> None:
+    assert evalbox_grade(*interrupted, "--json") == 130
+    found = json.loads(capsys.readouterr().out)
+    assert found["partial"] is True
+    assert len(found["samples"]) == 1
+
+
 @pytest.mark.parametrize(
-    "words", [("-k", "0"), ("-k", "x"), ("-j", "0"), ("--memory", "1T"), ("--memory", "-1")]
+    ("option", "text", "told"),
+    [
+        ("-k", "0", "at least 1"),
+        ("-k", "x", "write whole numbers with commas between them, for example 1,10"),
+        ("-k", "", "for example 1,10"),
+        ("-j", "0", "at least 1"),
+        ("-j", "x", "write a whole number"),
+        ("--timeout", "5s", "write seconds, for example 5"),
+        ("--memory", "1T", "512M"),
+        ("--memory", "-1", "512M"),
+    ],
 )
-def test_wrong_options_are_refused(problems: str, words: tuple[str, str]) -> None:
+def test_wrong_options_are_refused_with_what_to_write(
+    option: str, text: str, told: str, problems: str, capsys: Capture
+) -> None:
     with pytest.raises(SystemExit):
-        evalbox_grade(problems, *words)
+        evalbox_grade(problems, option, text)
+    assert told in capsys.readouterr().err
 
 
 def test_a_timeout_that_cannot_be_is_125(problems: str, engine: Use) -> None:

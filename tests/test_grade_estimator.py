@@ -57,8 +57,10 @@ def test_a_k_that_a_task_has_too_few_samples_for_is_skipped_and_says_why() -> No
     assert list(result.values) == [1]
     assert result.skipped == {
         10: "pass@10 skipped: it needs 10 samples of every task; b has 2"
-        " and 1 other tasks have too few"
+        " and 1 other task has too few"
     }
+    others = estimate(dict.fromkeys("abc", (1, 0)), [2]).skipped[2]
+    assert others.endswith("a has 1 and 2 other tasks have too few")
 
 
 def test_nothing_graded_has_no_value() -> None:

@@ -7,7 +7,7 @@ import pytest
 from evalbox.grade import DEFAULT_LIMITS, Cause, InterpreterError, grade, prepare, summarize
 from evalbox.grade.harness import Harness
 from evalbox.grade.inside import wire
-from evalbox.grade.verdict import printable
+from evalbox.grade.words import printable
 from evalbox.limits import Limits
 from evalbox.output import Output, Status
 from evalbox.plan import Plan

@@ -63,6 +63,26 @@ def test_an_error_in_the_test_about_the_answer_is_a_wrong_answer() -> None:
     assert "returned None" in detail
 
 
+def test_an_answer_that_does_not_cross_says_so() -> None:
+    told = "the last call returned a set_like, which does not cross; see docs/grading.md"
+    assert judged(always(*value(wire.Opaque("set_like")))) == (
+        wire.WRONG_ANSWER,
+        f"assert candidate(1, 2) == 3: {told}",
+    )
+    test = "def check(candidate):\n    assert abs(candidate(1, 2) - 3) < 1e-6\n"
+    for result in (wire.Opaque("set_like"), [wire.Opaque("set_like")]):
+        _, detail = judged(always(*value(result)), test)
+        assert "set_like, which does not cross" in detail
+        assert "Opaque" not in detail
+
+
+@given(kind=st.text(st.characters(exclude_categories=())))
+def test_no_name_of_a_type_makes_a_verdict_of_its_own(kind: str) -> None:
+    cause, detail = judged(always(*value(wire.Opaque(kind))))
+    assert cause == wire.WRONG_ANSWER
+    assert len(detail) < 250
+
+
 def raising(*names: str) -> Callable[..., tuple[Any, ...]]:
     return always("raised", list(names), f"{names[0]}: text (line 7)")
 
@@ -156,7 +176,10 @@ def test_an_object_of_the_sample_that_comes_back_to_it_is_a_wrong_answer() -> No
     test = "def check(candidate):\n    assert candidate([candidate(1)]) == 1\n"
     cause, detail = judged(always(*value(object())), test)
     assert cause == wire.WRONG_ANSWER
-    assert detail == "the test passes on <object object>, which the sample returned"
+    assert detail == (
+        "the test passes on what the sample returned:"
+        " an object, which does not cross; see docs/grading.md"
+    )
 
 
 @pytest.mark.parametrize("passed_in", ["iter([1])", "__import__('decimal').Decimal(1)"])

@@ -7,6 +7,7 @@ import hashlib
 import html
 import re
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,7 @@ from evalbox.grade import Cause, Graded, Grading, summarize
 from evalbox.grade.chart import Bar, bars, duration, histogram
 from evalbox.grade.markup import element, style
 from evalbox.grade.report import ROWS_PER_CAUSE, SLOWEST, render, write_report
-from evalbox.grade.verdict import printable
+from evalbox.grade.words import printable
 from grade_fakes import graded
 
 WHEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -132,6 +133,31 @@ def test_it_tells_the_figures_and_the_failures() -> None:
     assert "5.01 s · TLE" in page.text_of("text")
 
 
+def test_a_label_stands_beside_the_task_and_is_text() -> None:
+    named = grading(graded(Cause.WRONG_ANSWER, label=HOSTILE))
+    page = page_of(named)
+    assert HOSTILE in page.text_of("div")
+    assert "Small/0 #0" in page.text_of("div")
+    assert not NEVER & set(page.tags)
+
+
+def test_a_label_is_in_the_json_only_when_there_is_one() -> None:
+    assert "label" not in graded().to_dict()
+    assert graded(label="loops").to_dict()["label"] == "loops"
+
+
+def test_notes_stand_under_the_title_and_are_text() -> None:
+    page = Page(render(MIXED, "samples.jsonl", WHEN, ["43 on purpose", HOSTILE]))
+    assert {"43 on purpose", HOSTILE} <= set(page.text_of("p"))
+    assert not NEVER & set(page.tags)
+
+
+def test_a_partial_grading_says_so_and_another_does_not() -> None:
+    told = "Partial: interrupted after 3 of 10 samples."
+    assert told in page_of(replace(MIXED, left=7)).text_of("p")
+    assert told not in page_of().text_of("p")
+
+
 def test_all_passed_shows_no_failures() -> None:
     assert "Failures" not in page_of(grading(graded())).text_of("h2")
 
@@ -189,11 +215,19 @@ def test_a_histogram_counts_every_value_inside_the_page(
     assert all(0 < width <= 20 for width in widths(chart))
 
 
-def test_the_longest_bar_is_as_wide_as_the_page_and_a_short_one_is_seen() -> None:
-    chart = bars(
-        "b", [Bar("a", 10_000, "10000", "AC"), Bar("b", 1, "1", "WA"), Bar("c", 0, "0", "RE")]
-    )
-    assert widths(chart) == [100.0, 0.6, 0.0]
+def test_a_bar_is_as_wide_as_its_share_and_a_short_one_is_seen() -> None:
+    shares = {"AC": 1.0, "WA": 0.25, "RE": 0.0001, "IE": 0.0}
+    chart = bars("b", [Bar("a", share, "", tone) for tone, share in shares.items()])
+    assert widths(chart) == [100.0, 25.0, 0.6, 0.0]
+
+
+def test_the_bar_of_an_outcome_is_as_wide_as_its_percentage() -> None:
+    causes = [Cause.PASSED] * 5 + [Cause.WRONG_ANSWER] * 2 + [Cause.WALL_TIME]
+    text = render(grading(*map(graded, causes)), "samples.jsonl", WHEN)
+    outcomes = text[: text.index("</svg>")]
+    assert widths(outcomes) == [62.5, 25.0, 12.5]
+    for told in ("5 · 62.5%", "2 · 25.0%", "1 · 12.5%"):
+        assert told in outcomes
 
 
 @pytest.mark.parametrize(

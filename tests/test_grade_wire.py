@@ -8,6 +8,7 @@ import enum
 import fractions
 import math
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -115,7 +116,17 @@ def test_an_object_of_a_sample_never_crosses() -> None:
     value = wire.decode(wire.encode([EqualToAll()]))
     assert value != [EqualToAllList]
     assert value != [1]
-    assert repr(value) == "[<EqualToAll object>]"
+    assert repr(value) == "[<an EqualToAll, which does not cross>]"
+
+
+def test_python_does_not_tell_our_name_for_what_does_not_cross() -> None:
+    value: Any = wire.decode(wire.encode(EqualToAll()))
+    with pytest.raises(TypeError, match="'object that does not cross' and 'int'"):
+        value - 1
+
+
+def test_the_name_of_a_type_is_cut() -> None:
+    assert len(str(wire.decode(wire.encode(wire.Opaque("x" * 5_000_000))))) < 200
 
 
 class Colour(enum.IntEnum):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from evalbox._host import Host, facts, host
-from evalbox._host.properties import TABLE, Situation, enforcement, held, situation
+from evalbox._host.properties import NOT_POSSIBLE, TABLE, Situation, enforcement, held, situation
 from evalbox.compile.identity import Caller, Identity
 from evalbox.errors import UnsupportedError
 from evalbox.limits import Limits
@@ -193,7 +193,7 @@ def test_a_required_property_that_is_partial_is_refused(name: str) -> None:
         FULL.check(Policy(require=CORE | {name}), Limits(), OWN)
     assert caught.value.property == name
     assert caught.value.reason
-    assert caught.value.remedy
+    assert caught.value.remedy == NOT_POSSIBLE
 
 
 def test_a_required_property_that_the_kernel_lacks_names_the_kernel_that_has_it() -> None:

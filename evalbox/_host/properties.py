@@ -258,8 +258,10 @@ def _held(name: str, row: Row, at: Situation) -> Held:
     # Why the run has no uid of its own is a part of why it has no more than this.
     if name in _BY_IDENTITY and row.level != "enforced" and at.identity.reason:
         reason = f"{reason} ({at.identity.reason})"
-    return Held(Enforcement(row.level, row.mechanism, reason), row.remedy or _NAMESPACES)
+    return Held(Enforcement(row.level, row.mechanism, reason), row.remedy or NOT_POSSIBLE)
 
 
 _BY_IDENTITY = frozenset({"fs_metadata", "signals", "processes"})
-_NAMESPACES = "none in this version: it takes namespaces or cgroups; leave it out of `require`"
+NOT_POSSIBLE = (
+    "leave it out of `require`; more takes namespaces or cgroups, which this version has not"
+)

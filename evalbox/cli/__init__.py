@@ -72,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     try:
-        args = parser().parse_args(arguments)
+        args, unknown = parser().parse_known_args(arguments)
+        if unknown:
+            # By the command's own parser: its --help is the one that lists the options.
+            args.usage_error(f"unrecognized arguments: {' '.join(unknown)}")
         code: int = args.main(args)
     except SystemExit as leaving:  # argparse, after --help and usage errors
         code = int(leaving.code or 0)

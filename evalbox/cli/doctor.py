@@ -11,16 +11,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from evalbox.cli.messages import NOT_RUN, has_colours, painted, say
 from evalbox.errors import EvalboxError
-from evalbox.policy import CORE
+from evalbox.limits import Limits
+from evalbox.policy import ALL, CORE, Policy
 from evalbox.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from evalbox._host import Host
+    from evalbox._host.properties import Held
+    from evalbox._values import FrozenMap
 
     Subparsers = argparse._SubParsersAction[Any]
 
 _COLOUR: Final = {"enforced": "green", "partial": "yellow", "none": "red"}
-_HEADER: Final = ("property", "level", "by", "why not more")
+_HEADER: Final = ("property", "level", "by")
+_WIDTH: Final = 90
+# What a property is without its limit says nothing about the host.
+_EVERY_LIMIT: Final = Limits(cpu_time=1.0)
+
+Row = tuple[str, str, str]
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -33,7 +41,7 @@ def add_parser(commands: Subparsers) -> None:
         " can be enforced in full, else 1.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(main=main)
+    parser.set_defaults(main=main, usage_error=parser.error)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,27 +63,60 @@ def _show(found: Host) -> None:
     for name, value in _facts(found):
         print(f"{name:<12}{value}")
     print()
-    rows = [
-        (f"{name} *" if name in CORE else name, item["level"], item["mechanism"], item["reason"])
-        for name, item in found.to_dict()["enforcement"].items()
+    report = _held(found)
+    without = found.enforcement(Policy(), Limits(), found.default_identity)
+    unlimited = {name for name in ALL if without[name] != report[name].enforcement}
+    rows: list[Row] = [
+        (_marked(name, unlimited), item.enforcement.level, item.enforcement.mechanism)
+        for name, item in report.items()
     ]
     if has_colours(sys.stdout):
         _rich_table(rows)
     else:
         _plain_table(rows)
     print("\n* required by the default policy")
-    for item in found.missing:
-        print(f"\n{painted(item.thing, 'bold', sys.stdout)}: {item.reason}")
-        print(_remedy(item.remedy))
+    if unlimited:
+        print("+ with a limit; by default there is none")
+    _show_missing(found, report)
     verdict = "can" if found.ok else "cannot"
     colour = "green" if found.ok else "red"
     print(f"\n{painted(f'The default policy {verdict} be enforced in full.', colour, sys.stdout)}")
 
 
-def _remedy(text: str) -> str:
+def _held(found: Host) -> FrozenMap[Held]:
+    from evalbox._host.properties import held, situation
+
+    identity = found.default_identity
+    return held(situation(found.landlock.abi, found.seccomp, Policy(), _EVERY_LIMIT, identity))
+
+
+def _marked(name: str, unlimited: set[str]) -> str:
+    marks = ("*" if name in CORE else "") + ("+" if name in unlimited else "")
+    return f"{name} {marks}".rstrip()
+
+
+def _show_missing(found: Host, report: FrozenMap[Held]) -> None:
+    from evalbox._host.properties import NOT_POSSIBLE
+
+    lacking = [
+        (name, item.enforcement.reason, item.remedy)
+        for name, item in report.items()
+        if item.enforcement.level != "enforced"
+    ]
+    lacking += [
+        (item.thing, item.reason, item.remedy) for item in found.missing if item.thing not in ALL
+    ]
+    for thing, reason, remedy in lacking:
+        head = _wrapped(f"{thing}: {reason}", "").removeprefix(thing)
+        print(f"\n{painted(thing, 'bold', sys.stdout)}{head}")
+        more = "more is not possible in this version"
+        print(_wrapped(more if remedy == NOT_POSSIBLE else f"to have it: {remedy}", "    "))
+
+
+def _wrapped(text: str, indent: str) -> str:
     # A command or setting must stay whole, to be copied.
-    lines = textwrap.wrap(f"to have it: {text}", 90, break_long_words=False, break_on_hyphens=False)
-    return textwrap.indent("\n".join(lines), "    ")
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.indent("\n".join(lines), indent)
 
 
 def _facts(found: Host) -> Iterator[tuple[str, str]]:
@@ -92,18 +133,18 @@ def _facts(found: Host) -> Iterator[tuple[str, str]]:
     yield "cgroups", found.cgroups or "no cgroup v2"
 
 
-def _plain_table(rows: list[tuple[str, str, str, str]]) -> None:
-    widths = [max(len(row[i]) for row in [_HEADER, *rows]) for i in range(3)]
+def _plain_table(rows: list[Row]) -> None:
+    widths = [max(len(row[i]) for row in [_HEADER, *rows]) for i in range(len(_HEADER))]
     for row in [_HEADER, *rows]:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[3]]).rstrip())
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
-def _rich_table(rows: list[tuple[str, str, str, str]]) -> None:
+def _rich_table(rows: list[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*_HEADER, box=None, pad_edge=False)
-    for name, level, mechanism, reason in rows:
-        table.add_row(name, f"[{_COLOUR[level]}]{level}[/]", mechanism, reason)
+    for name, level, mechanism in rows:
+        table.add_row(name, f"[{_COLOUR[level]}]{level}[/]", mechanism)
     Console().print(table)

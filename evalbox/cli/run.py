@@ -9,12 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from evalbox.cli import hints
 from evalbox.cli.messages import NOT_RUN, say
 from evalbox.cli.relay import Relay
 from evalbox.cli.stops import Terminated, ignore_signals
 from evalbox.errors import CommandNotFound, EvalboxError, PlanError, SetupError
 from evalbox.executor import Executor
-from evalbox.grade.command import size
+from evalbox.grade.arguments import seconds, size, whole
 from evalbox.limits import Limits
 from evalbox.output import Output, Status
 from evalbox.plan import PIPE, File, Plan
@@ -78,10 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     usual = Limits()
     many: dict[str, Any] = {"action": "append", "default": []}
-    add("--timeout", type=float, metavar="S", help=f"wall time (default: {usual.wall_time:g} s)")
-    add("--cpu", type=float, metavar="S", help="processor time of all its processes, in seconds")
+    add("--timeout", type=seconds, metavar="S", help=f"wall time (default: {usual.wall_time:g} s)")
+    add("--cpu", type=seconds, metavar="S", help="processor time of all its processes, in seconds")
     add("--memory", type=size, metavar="N", help="memory of all its processes (default: 256M)")
-    add("--processes", type=int, metavar="N", help=f"at once (default: {usual.processes})")
+    add("--processes", type=whole, metavar="N", help=f"at once (default: {usual.processes})")
     add("--output", type=size, metavar="N", help="stdout and stderr together (default: 16M)")
     add("--disk", type=size, metavar="N", help="what it writes to its directories (default: 64M)")
     add("--read", metavar="PATH", help="let it read this, with all below it; repeatable", **many)
@@ -113,8 +114,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         output = _run(args, command)
     except EvalboxError as error:
-        return _not_started(error, args.json)
-    return _tell(output, args)
+        return _not_started(error, command, args.json)
+    return _tell(output, command, args)
 
 
 def _run(args: argparse.Namespace, command: list[str]) -> Output:
@@ -183,15 +184,20 @@ def _files(texts: list[str]) -> dict[str, File]:
 
 
 def _file(text: str) -> tuple[str, File]:
-    """LOCAL or LOCAL:NAME; a name that holds a colon is given as LOCAL:NAME."""
-    local, colon, name = text.rpartition(":")
-    path = Path(local if colon else name)
+    path, name = _local_and_name(text)
     try:
         content = path.read_bytes()
         executable = os.access(path, os.X_OK)
     except OSError as error:
         raise PlanError(f"--file {path}: {error.strerror}") from None
-    return name if colon else path.name, File(content, executable)
+    return name, File(content, executable)
+
+
+def _local_and_name(text: str) -> tuple[Path, str]:
+    """LOCAL or LOCAL:NAME; a name that holds a colon is given as LOCAL:NAME."""
+    local, colon, name = text.rpartition(":")
+    path = Path(local if colon else name)
+    return path, name if colon else path.name
 
 
 # ---- the end ------------------------------------------------------------------
@@ -206,18 +212,22 @@ def exit_code(output: Output) -> int:
     return CODES[output.status]
 
 
-def _tell(output: Output, args: argparse.Namespace) -> int:
+def _tell(output: Output, command: list[str], args: argparse.Namespace) -> int:
     # What we ended must not look like the program's own doing.
     if args.explain or output.status in CODES:
         say(output.explain(), "yellow")
+    if args.explain and not output.ok:
+        given = [_local_and_name(text)[1] for text in args.file]
+        for hint in hints.for_arguments(command[1:], given):
+            say(hint, "yellow")
     if args.json:
         told = {"schema_version": SCHEMA_VERSION, **output.to_dict()}
         print(json.dumps({**told, "explanation": output.explain()}))
     return exit_code(output)
 
 
-def _not_started(error: EvalboxError, as_json: bool) -> int:
-    say(str(error))
+def _not_started(error: EvalboxError, command: list[str], as_json: bool) -> int:
+    say(f"{error}{hints.for_command(error, command[0])}")
     if as_json:
         told = {"type": type(error).__name__, "message": str(error)}
         print(json.dumps({"schema_version": SCHEMA_VERSION, "error": told}))

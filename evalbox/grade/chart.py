@@ -24,10 +24,10 @@ _TICKS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of a bar chart: what it is called, how long it is, what it says, its colour."""
+    """One row of a bar chart: its name, its share of the width, what it says, its colour."""
 
     label: str
-    length: float
+    share: float
     text: str
     tone: str
 
@@ -40,13 +40,12 @@ def duration(seconds: float) -> str:
 
 
 def bars(title: str, rows: Sequence[Bar]) -> Html:
-    """Horizontal bars, the longest as wide as the page."""
-    longest = max((row.length for row in rows), default=0.0) or 1.0
+    """Horizontal bars, each in a track as wide as the page."""
     parts = [element("title", title)]
     for number, row in enumerate(rows):
         top = number * _ROW
         # A bar that is there must be seen, however short it is.
-        width = max(0.6, 100 * row.length / longest) if row.length > 0 else 0.0
+        width = max(0.6, 100 * row.share) if row.share > 0 else 0.0
         parts += [
             element("text", _short(row.label), x=0, y=top + 15, class_="label"),
             element("text", row.text, x="100%", y=top + 15, class_="value"),

@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from evalbox.errors import EvalboxError
+from evalbox.grade import arguments
 from evalbox.grade.dataset import Problem, Sample, canonical_samples, read_problems, read_samples
 from evalbox.grade.grader import Grading, grade, summarize
 from evalbox.grade.harness import DEFAULT_LIMITS, prepare
 from evalbox.grade.progress import progress
-from evalbox.grade.report import write_report
+from evalbox.grade.report import check_writable, write_report
 from evalbox.grade.verdict import Cause, Graded
-from evalbox.limits import GiB, KiB, Limits, MiB
+from evalbox.grade.words import counted
+from evalbox.limits import Limits
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[Any]
@@ -29,7 +31,6 @@ EXIT_FAILED: Final = 125
 EXIT_INTERRUPTED: Final = 130
 DEFAULT_KS: Final = (1, 10, 100)
 SHOWN_FAILURES: Final = 10
-_UNITS: Final = {"": 1, "K": KiB, "M": MiB, "G": GiB}
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -39,10 +40,10 @@ def add_parser(subparsers: Subparsers) -> None:
         help="grade code samples against a HumanEval-format data set",
         description="Grades code samples against a HumanEval-format data set, each in a sandbox "
         "of its own, and prints pass@k. Exit code: 0 when everything was graded, whatever the "
-        "verdicts; 125 when something could not be; 130 after Ctrl-C.",
+        "verdicts; 125 when something could not be; 130 after Ctrl-C, with what was graded so far.",
     )
     add_arguments(parser)
-    parser.set_defaults(main=main)
+    parser.set_defaults(main=main, usage_error=parser.error)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,16 +56,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SAMPLES",
         help="the samples: task_id and completion per line (default: the canonical solutions)",
     )
-    add("-k", type=_ks, metavar="K,K", help="the k of pass@k (default: those of 1,10,100 that fit)")
+    add(
+        "-k",
+        type=arguments.ks,
+        metavar="K,K",
+        help="the k of pass@k (default: those of 1,10,100 that fit)",
+    )
     add(
         "--timeout",
-        type=float,
+        type=arguments.seconds,
         default=DEFAULT_LIMITS.wall_time,
         metavar="S",
         help="seconds per sample (default: %(default)g)",
     )
-    add("-j", "--jobs", type=_jobs, default=_cpus(), metavar="N", help="sandboxes at once")
-    add("--memory", type=size, metavar="N", help="bytes per sample, or 512M (default: 256M)")
+    add("-j", "--jobs", type=arguments.jobs, default=_cpus(), metavar="N", help="sandboxes at once")
+    add(
+        "--memory",
+        type=arguments.size,
+        metavar="N",
+        help="bytes per sample, or 512M (default: 256M)",
+    )
     add("--python", default=sys.executable, metavar="PATH", help="the interpreter for the samples")
     add("--report", type=Path, metavar="FILE.html", help="write a page with charts")
     add("--json", action="store_true", help="print one JSON object and nothing else")
@@ -72,19 +83,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Grades as the arguments say; the exit code of the program."""
+    # Before anything else: who grades for hours must not learn this at the end.
+    if not _with_report(args, check_writable):
+        return EXIT_FAILED
     try:
         grading = _grade(args)
-        if args.report:
-            write_report(args.report, grading, (args.samples or args.problems).name)
     except KeyboardInterrupt:
         _say("interrupted")
         return EXIT_INTERRUPTED
     except (EvalboxError, OSError) as error:
         _say(str(error))
         return EXIT_FAILED
-    _warn(grading, args.k or ())
-    print(json.dumps(grading.to_dict()) if args.json else _text(grading))
-    return EXIT_FAILED if Cause.SETUP_ERROR in grading.counts else 0
+    title = (args.samples or args.problems).name
+    try:
+        _warn(grading, args.k or ())
+        print(json.dumps(grading.to_dict()) if args.json else _text(grading), flush=True)
+    finally:
+        # Results that nobody reads to the end (`| head`) do not cost the report.
+        written = _with_report(args, lambda path: write_report(path, grading, title))
+    return _exit_code(grading, written)
+
+
+def _exit_code(grading: Grading, written: bool) -> int:
+    if grading.partial:
+        return EXIT_INTERRUPTED
+    return 0 if written and Cause.SETUP_ERROR not in grading.counts else EXIT_FAILED
+
+
+def _with_report(args: argparse.Namespace, act: Callable[[Path], None]) -> bool:
+    """Does this to the file of the report, if there is to be one; whether it worked."""
+    if args.report is None:
+        return True
+    try:
+        act(args.report)
+    except OSError as error:
+        _say(f"--report {args.report}: {error.strerror or error}")
+        return False
+    return True
 
 
 def _grade(args: argparse.Namespace) -> Grading:
@@ -93,49 +128,31 @@ def _grade(args: argparse.Namespace) -> Grading:
     memory = DEFAULT_LIMITS.memory if args.memory is None else args.memory
     limits = replace(DEFAULT_LIMITS, wall_time=args.timeout, memory=memory)
     graded, elapsed = run(problems, samples, limits, args.python, args.jobs)
-    return summarize(graded, len(problems), args.k or DEFAULT_KS, elapsed, args.jobs)
+    grading = summarize(graded, len(problems), args.k or DEFAULT_KS, elapsed, args.jobs)
+    return replace(grading, left=len(samples) - len(graded))
 
 
 def run(
     problems: dict[str, Problem], samples: Sequence[Sample], limits: Limits, python: str, jobs: int
 ) -> tuple[list[Graded], float]:
-    """Every verdict, in the order of the samples, and the seconds that it took."""
+    """The verdicts, in the order of the samples, and the seconds that they took.
+
+    After Ctrl-C these are the verdicts until then.
+    """
     # Where evalbox can be imported but not run, bad input is still named first.
     from evalbox.executor import Executor
 
-    with Executor() as executor, progress(len(samples)) as advance:
+    found: dict[int, Graded] = {}
+    start = end = time.perf_counter()
+    # The executor is left first, which kills what still runs.
+    with suppress(KeyboardInterrupt), Executor() as executor, progress(len(samples)) as advance:
         harness = prepare(executor, python, limits)
-        start = time.perf_counter()
-        found: dict[int, Graded] = {}
+        start = end = time.perf_counter()
         for index, graded in grade(executor, harness, problems, samples, jobs):
             found[index] = graded
+            end = time.perf_counter()
             advance(graded.passed)
-        elapsed = time.perf_counter() - start
-    return [found[index] for index in sorted(found)], elapsed
-
-
-# ---- arguments ----------------------------------------------------------------
-
-
-def _ks(text: str) -> tuple[int, ...]:
-    ks = tuple(int(part) for part in text.split(","))
-    if not ks or min(ks) < 1:
-        raise argparse.ArgumentTypeError("every k is at least 1")
-    return tuple(dict.fromkeys(ks))
-
-
-def _jobs(text: str) -> int:
-    jobs = int(text)
-    if jobs < 1:
-        raise argparse.ArgumentTypeError("at least 1 at once")
-    return jobs
-
-
-def size(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
-    if not match:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r}; write 512M")
-    return int(match[1]) * _UNITS[match[2].upper()]
+    return [found[index] for index in sorted(found)], end - start
 
 
 def _cpus() -> int:
@@ -154,16 +171,22 @@ def _warn(grading: Grading, wanted: Sequence[int]) -> None:
         if k in wanted:
             _say(reason)
     left = grading.problems - grading.attempted
-    if left:
-        _say(f"{left} of {grading.problems} tasks have no sample; pass@k is over the others")
+    if grading.partial:
+        _say(f"{grading.partial}; the results are about those")
+    elif left:
+        tasks = counted(grading.problems, "task")
+        has = "has" if left == 1 else "have"
+        _say(f"{left} of {tasks} {has} no sample; pass@k is over the others")
     broken = grading.counts.get(Cause.SETUP_ERROR, 0)
     if broken:
-        _say(f"{broken} samples could not be graded: their problem's own test does not load")
+        samples = counted(broken, "sample")
+        _say(f"{samples} could not be graded: the problem's own test does not load")
 
 
 def _text(grading: Grading) -> str:
     lines = [
-        f"{len(grading.samples)} samples of {grading.attempted} tasks",
+        *([f"partial: {grading.partial}"] if grading.partial else []),
+        f"{counted(len(grading.samples), 'sample')} of {counted(grading.attempted, 'task')}",
         f"{grading.elapsed:.1f} s, {grading.runs_per_second:.1f} runs/s, {grading.jobs} at once",
         "",
         *(f"pass@{k:<4} {value:7.2%}" for k, value in grading.estimate.values.items()),
@@ -178,7 +201,7 @@ def _text(grading: Grading) -> str:
         lines.append("")
         lines += [_failure(sample) for sample in failures[:SHOWN_FAILURES]]
     if len(failures) > SHOWN_FAILURES:
-        lines.append(f"... and {len(failures) - SHOWN_FAILURES} more failures")
+        lines.append(f"... and {counted(len(failures) - SHOWN_FAILURES, 'more failure')}")
     return "\n".join(lines)
 
 

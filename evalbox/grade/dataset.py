@@ -53,11 +53,13 @@ class Sample:
         task_id: the task.
         number: which attempt at that task it is, counted from 0.
         program: the whole program, prompt included.
+        label: what it is called beside its task; empty when that says enough.
     """
 
     task_id: str
     number: int
     program: str
+    label: str = ""
 
 
 def read_problems(path: Path) -> dict[str, Problem]:

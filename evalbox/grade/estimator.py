@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from evalbox.grade.words import counted
+
 
 def pass_at_k(total: int, passed: int, k: int) -> float:
     """The estimate for one task.
@@ -61,6 +63,7 @@ def estimate(tallies: Mapping[str, tuple[int, int]], ks: Iterable[int]) -> Estim
 def _reason(k: int, short: list[str], tallies: Mapping[str, tuple[int, int]]) -> str:
     if not short:
         return f"pass@{k} skipped: nothing was graded"
-    others = f" and {len(short) - 1} other tasks have too few" if len(short) > 1 else ""
+    more = counted(len(short) - 1, "other task has", "other tasks have")
+    others = f" and {more} too few" if len(short) > 1 else ""
     total = tallies[short[0]][0]
     return f"pass@{k} skipped: it needs {k} samples of every task; {short[0]} has {total}{others}"

@@ -12,6 +12,7 @@ from evalbox.grade.dataset import Problem, Sample
 from evalbox.grade.estimator import Estimate, estimate
 from evalbox.grade.harness import Harness, graded, new_secret
 from evalbox.grade.verdict import Cause, Graded
+from evalbox.grade.words import counted
 from evalbox.plan import Plan
 
 SCHEMA_VERSION = 1
@@ -65,6 +66,7 @@ class Grading:
         estimate: pass@k.
         elapsed: seconds for all of them together.
         jobs: how many sandboxes there were at once.
+        left: how many samples were not graded, because it was interrupted.
     """
 
     samples: Sequence[Graded]
@@ -72,6 +74,15 @@ class Grading:
     estimate: Estimate
     elapsed: float
     jobs: int
+    left: int = 0
+
+    @property
+    def partial(self) -> str:
+        """How far it came when it was interrupted; empty when it was not."""
+        if not self.left:
+            return ""
+        done = len(self.samples)
+        return f"interrupted after {done} of {counted(done + self.left, 'sample')}"
 
     @property
     def counts(self) -> dict[Cause, int]:
@@ -92,6 +103,7 @@ class Grading:
         """What `--json` prints."""
         return {
             "schema_version": SCHEMA_VERSION,
+            **({"partial": True} if self.partial else {}),
             "pass_at_k": {str(k): value for k, value in self.estimate.values.items()},
             "counts": {cause.value: count for cause, count in self.counts.items()},
             "runs_per_second": self.runs_per_second,

@@ -17,7 +17,8 @@ from typing import Final, Protocol
 from evalbox.errors import EvalboxError
 from evalbox.grade.dataset import Problem, Sample
 from evalbox.grade.inside import wire
-from evalbox.grade.verdict import Cause, Graded, printable
+from evalbox.grade.verdict import Cause, Graded
+from evalbox.grade.words import printable
 from evalbox.limits import Limits, MiB
 from evalbox.output import Output, Status
 from evalbox.plan import Plan
@@ -144,6 +145,7 @@ def graded(sample: Sample, secret: bytes, output: Output) -> Graded:
         wall_time=usage.wall_time,
         cpu_time=usage.cpu_time,
         peak_memory=usage.peak_memory,
+        label=printable(sample.label),
     )
 
 

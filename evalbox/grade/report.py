@@ -10,6 +10,8 @@ import base64
 import hashlib
 import heapq
 import math
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +20,8 @@ from typing import Final
 from evalbox.grade.chart import Bar, bars, duration, histogram
 from evalbox.grade.grader import Grading
 from evalbox.grade.markup import Html, document, element, join, style
-from evalbox.grade.verdict import Cause, Graded, printable
+from evalbox.grade.verdict import Cause, Graded
+from evalbox.grade.words import counted, printable
 
 SLOWEST: Final = 12
 ROWS_PER_CAUSE: Final = 200
@@ -26,19 +29,32 @@ TASKS_IN_LABEL: Final = 40
 _CSS: Final = Path(__file__).with_name("report.css")
 
 
-def write_report(path: Path, grading: Grading, title: str) -> None:
-    """Writes the page.
+def check_writable(path: Path) -> None:
+    """Tries what `write_report` will do, and changes nothing.
 
     Raises:
         OSError: the file cannot be written.
     """
-    page = render(grading, title, datetime.now(UTC))
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def write_report(path: Path, grading: Grading, title: str, notes: Sequence[str] = ()) -> None:
+    """Writes the page; `notes` are lines under its title.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    page = render(grading, title, datetime.now(UTC), notes)
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def render(grading: Grading, title: str, when: datetime) -> str:
+def render(grading: Grading, title: str, when: datetime, notes: Sequence[str] = ()) -> str:
     """The page as text; `title` says what was graded."""
     title = printable(title)
+    told = [f"Partial: {grading.partial}.", *notes] if grading.partial else notes
     css = _CSS.read_text(encoding="utf-8")
     return document(
         element("head", *_head(title, css)),
@@ -48,6 +64,7 @@ def render(grading: Grading, title: str, when: datetime) -> str:
                 "header",
                 element("h1", "Grading report"),
                 element("p", f"{title}, {when:%Y-%m-%d %H:%M} UTC", class_="soft"),
+                *(element("p", printable(note)) for note in told),
             ),
             element("main", _figures(grading), *_charts(grading), *_failures(grading)),
         ),
@@ -103,10 +120,16 @@ def _section(heading: str, chart: Html, *caption: str) -> Html:
 def _outcomes(grading: Grading) -> Html:
     total = len(grading.samples)
     rows = [
-        Bar(f"{_name(cause)} ({cause.word})", count, f"{count} · {count / total:.1%}", cause.word)
+        Bar(
+            f"{_name(cause)} ({cause.word})",
+            count / total,
+            f"{count} · {count / total:.1%}",
+            cause.word,
+        )
         for cause, count in grading.counts.items()
     ]
-    return _section("Outcomes", bars("How the samples ended", rows), f"{total} samples by cause.")
+    shown = f"{counted(total, 'sample')} by cause; a whole bar would be all of them."
+    return _section("Outcomes", bars("How the samples ended", rows), shown)
 
 
 def _times(grading: Grading) -> Html:
@@ -129,16 +152,17 @@ def _times(grading: Grading) -> Html:
 
 def _slowest(grading: Grading) -> Html:
     slowest = heapq.nlargest(SLOWEST, grading.samples, key=lambda sample: sample.wall_time)
+    longest = slowest[0].wall_time or 1.0
     rows = [
         Bar(
-            _label(sample),
-            sample.wall_time,
+            sample.label or _attempt(sample),
+            sample.wall_time / longest,
             f"{duration(sample.wall_time)} · {sample.cause.word}",
             sample.cause.word,
         )
         for sample in slowest
     ]
-    shown = f"The {len(rows)} slowest of {len(grading.samples)} samples."
+    shown = f"The {len(rows)} slowest of {counted(len(grading.samples), 'sample')}."
     return _section("Slowest samples", bars("The slowest samples", rows), shown)
 
 
@@ -177,7 +201,7 @@ def _table(cause: Cause, grading: Grading) -> Html:
 def _row(sample: Graded) -> Html:
     return element(
         "tr",
-        element("th", _label(sample), scope="row"),
+        element("th", *_names(sample), scope="row"),
         element("td", element("code", sample.detail or "-", dir="auto"), class_="line"),
         element("td", duration(sample.wall_time), class_="number"),
     )
@@ -194,7 +218,13 @@ def _first(count: int, samples: Iterable[Graded]) -> list[Graded]:
     return [sample for _, sample in zip(range(count), samples, strict=False)]
 
 
-def _label(sample: Graded) -> str:
+def _names(sample: Graded) -> list[Html]:
+    if not sample.label:
+        return [element("div", _attempt(sample))]
+    return [element("div", sample.label), element("div", _attempt(sample), class_="soft")]
+
+
+def _attempt(sample: Graded) -> str:
     return printable(f"{sample.task_id} #{sample.number}")
 
 

@@ -69,6 +69,7 @@ class Graded:
         wall_time: seconds, the start of the interpreter included.
         cpu_time: seconds of processor time, of all its processes.
         peak_memory: bytes, as `Usage.peak_memory` counts them.
+        label: what the sample is called beside its task; mostly empty.
     """
 
     task_id: str
@@ -78,6 +79,7 @@ class Graded:
     wall_time: float
     cpu_time: float
     peak_memory: int
+    label: str = ""
 
     @property
     def passed(self) -> bool:
@@ -95,11 +97,5 @@ class Graded:
             "wall_time": self.wall_time,
             "cpu_time": self.cpu_time,
             "peak_memory": self.peak_memory,
+            **({"label": self.label} if self.label else {}),
         }
-
-
-def printable(text: str) -> str:
-    """One line that is safe for a terminal, a JSON file and a page: controls are escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

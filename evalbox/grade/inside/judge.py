@@ -53,6 +53,7 @@ SHARED = (
 )  # fmt: skip
 TEST = "<test>"
 REFERENCE = "<reference>"
+SEE = "; see docs/grading.md"
 PR_SET_DUMPABLE = 4
 # How often a silent subject is looked at: it may be dead while a process that it
 # left behind holds its end of the pipe, and then no end of file comes.
@@ -99,7 +100,7 @@ class Candidate:
         given = [args, kwargs]
         foreign = _foreign(given)
         if type(foreign) is Opaque:
-            self.fail(WRONG_ANSWER, f"the test passes on {foreign}, which the sample returned")
+            self.fail(WRONG_ANSWER, f"the test passes on what the sample returned: {foreign}{SEE}")
         if foreign is not None:
             kind = type(foreign).__name__
             self.fail(SETUP_ERROR, f"the test passes a {kind}, which is not plain data")
@@ -252,6 +253,8 @@ def _refill(old: "Any", new: "Any") -> "Any":
 
 
 def _shown(value: object) -> str:
+    if type(value) is Opaque:
+        return f"{value}{SEE}"
     try:
         text = repr(value)
     except ValueError:

@@ -80,7 +80,7 @@ class Subject:
         try:
             data = message(answer)
         except RecursionError:
-            data = message(("value", Opaque("recursive"), None))
+            data = message(("value", Opaque("value nested too deeply"), None))
         write_all(self.replies, data)
 
     def _load(self, program: "CodeType | Answer", entry_point: str) -> "Answer":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MESSAGE_LIMIT = 64 * 1024 * 1024
 LINE_LIMIT = 300
 SECRET_BYTES = 16
+KIND_LIMIT = 80
 
 # The causes that a judge can name; the host adds those that the sandbox names.
 PASSED = "passed"
@@ -35,10 +36,20 @@ class Opaque:
     """Stands for a result that is not plain data; it equals nothing but itself."""
 
     def __init__(self, kind: str) -> None:
-        self.kind = kind
+        # A sample may send any text as the name of a type.
+        self.kind = kind[:KIND_LIMIT]
 
     def __repr__(self) -> str:
-        return f"<{self.kind} object>"
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        article = "an" if self.kind[:1] in tuple("AEIOUaeiou") else "a"
+        return f"{article} {self.kind}, which does not cross"
+
+
+# What Python calls it when a test does more with it than compare: "unsupported
+# operand type(s) for -: 'object that does not cross' and 'int'".
+Opaque.__name__ = "object that does not cross"
 
 
 class Malformed(Exception):  # noqa: N818  # reads as what the bytes are
