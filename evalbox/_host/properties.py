@@ -197,8 +197,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
             _always,
             "partial",
             "watch of the tree, RLIMIT_DATA",
-            f"{_WATCH}; what lies in pipes and sockets, and shared memory that no process maps"
-            " at that moment, is not seen",
+            f"{_WATCH}; what lies in pipes, sockets and page tables, and shared memory that no"
+            " process maps at that moment, is not seen",
         ),
     ),
     "cpu": (
@@ -206,7 +206,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
             _always,
             "partial",
             "watch of the tree",
-            f"{_WATCH}; a process that lives shorter and that nobody waits for does not count",
+            f"{_WATCH}; a process that lives for less than some 20 ms and that nobody waits for"
+            " does not count",
         ),
     ),
     "disk": (
