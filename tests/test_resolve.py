@@ -152,8 +152,7 @@ SCRIPT = File("#!/bin/sh\n", executable=True)
 
 def test_a_name_with_a_slash_may_be_one_of_the_files() -> None:
     found = of("./run", files={"run": SCRIPT})
-    assert (found.executable, found.in_workspace) == ("./run", True)
-    assert SH in found.grants
+    assert (found.executable, found.in_workspace, found.grants) == ("./run", True, ())
 
 
 def test_a_name_with_a_slash_is_relative_to_cwd() -> None:
@@ -249,8 +248,28 @@ def test_what_env_cannot_find_is_left_to_env(tmp_path: Path) -> None:
         ("-Spython3", "python3"),
         ("-S -i A=1 python3", "python3"),
         ("-S 'unbalanced", ""),
+        ("-vS python3", "python3"),
+        ("-S -u HOME python3", "python3"),
+        ("-S --ignore-environment -v -- A=1 python3", "python3"),
+        ("-S - A=1 python3", "python3"),
+        ("-S 'my tool' x", "my tool"),
         ("-i", ""),
         ("", ""),
+        ("A=1", ""),
+        # Not understood, so nothing is granted for it.
+        ("-S -u HOME", ""),
+        ("-S -uHOME python3", ""),
+        ("-S --unset=HOME python3", ""),
+        ("-S --unset HOME python3", ""),
+        ("-S -C /tmp python3", ""),
+        ("-S --chdir /tmp python3", ""),
+        ("-S --chdir=/tmp python3", ""),
+        ("-S PATH=/x python3", ""),
+        ("-S -u PATH python3", ""),
+        ("-S ${NAME}", ""),
+        (r"-S python3\_x", ""),
+        ("-S #python3", ""),
+        ("--split-string=python3", ""),
     ],
 )
 def test_env_arguments_are_read_as_env_reads_them(argument: str, expected: str) -> None:
@@ -266,7 +285,7 @@ def elf(loader: bytes, *, at: int = 120) -> bytes:
 
 
 def test_the_loader_of_an_elf_program_is_granted(tmp_path: Path, home: Path) -> None:
-    loader = file(tmp_path / "libc" / "lib" / "ld.so")
+    loader = program(tmp_path / "libc" / "lib" / "ld.so")
     tool = program(tmp_path / "opt" / "bin" / "tool", elf(os.fsencode(loader) + b"\0"))
     # A private C library: what the loader loads stands beside it.
     assert str(loader.parent) in of(tool).grants

@@ -20,12 +20,13 @@ would give away `/`, one in ~/bin the home directory.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
 from evalbox.plan import Plan
 from evalbox.resolve.environment import BASE_PATH, base_environment
-from evalbox.resolve.needs import header_of, needs
+from evalbox.resolve.needs import needs
 from evalbox.resolve.search import Found, View, find, view_of
 
 __all__ = ["BASE_PATH", "Program", "base_environment", "resolve"]
@@ -61,7 +62,9 @@ def resolve(plan: Plan) -> Program:
 
     Raises:
         CommandNotFound: there is no such program, or no interpreter for it.
-        SetupError: stage "execve": it is there and cannot be executed.
+        PlanError: a file that the run can change leads to what the policy does not grant.
+        SetupError: stage "execve": it is there and cannot be executed, or a file of
+            the plan names an interpreter that the policy does not let be read.
     """
     view = view_of(plan)
     found = find(view.name, view)
@@ -69,23 +72,28 @@ def resolve(plan: Plan) -> Program:
 
 
 def _grants(found: Found, view: View) -> tuple[str, ...]:
-    if not view.only_host:
+    status = found.status
+    if status is None or not view.only_host:
         # What a script needs may be among the plan's files, which are no part of a key.
-        return needs(found, view)
-    key = (found.path, *_identity(found, view), view.path, view.python_version)
+        return needs(found, view).grants
+    # Without writable paths what a host's files need is the same for every policy.
+    policy = view.policy.digest if view.policy.write else ""
+    key = (found.path, *_identity(status), view.path, view.python_version, policy)
     now = time.monotonic()
     since, grants = _known.get(key, (float("-inf"), ()))
     if now - since <= KEPT:
         return grants
-    grants = needs(found, view)
+    needed = needs(found, view)
+    if needed.only_host:
+        _keep(key, now, needed.grants)
+    return needed.grants
+
+
+def _keep(key: _Key, now: float, grants: tuple[str, ...]) -> None:
     if len(_known) >= _MOST_KEPT:
         _known.clear()
     _known[key] = (now, grants)
-    return grants
 
 
-def _identity(found: Found, view: View) -> _Key:
-    status = found.status
-    if status is None:
-        return (view.cwd, header_of(found, view))
+def _identity(status: os.stat_result) -> _Key:
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)

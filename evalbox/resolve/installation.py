@@ -15,6 +15,9 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from evalbox.resolve.reach import read_start
 
 # With `system=True` these are granted anyway, and with `system=False` not through here.
 SYSTEM_PREFIXES = ("/", "/usr", "/usr/local")
@@ -23,10 +26,19 @@ _LIBRARIES = ("lib", "lib32", "lib64", "libexec", "share", "conf")
 _VENV_PARTS = ("bin", "include", *_LIBRARIES)
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*t?d?")
 _PYTHON_LIBRARY = re.compile(r"(python|pypy)[0-9][0-9.]*t?|lib(python|pypy)[0-9].*\.so[0-9.]*")
+# pyvenv.cfg has a handful of lines.
+_CONFIGURATION_SIZE = 1 << 16
 
 
-def libraries_of(program: str) -> Iterator[str]:
-    """Real paths of what the program at this absolute path reads of its installation."""
+class Part(NamedTuple):
+    """A part of an installation: as it was looked up, and where that led."""
+
+    named: str
+    real: str
+
+
+def libraries_of(program: str) -> Iterator[Part]:
+    """What the program at this absolute path reads of its installation."""
     real = os.path.realpath(program)
     prefixes = dict.fromkeys(prefix for path in (program, real) if (prefix := _prefix(path)))
     for prefix in prefixes:
@@ -87,26 +99,27 @@ def _prefix(program: str) -> str:
     return folder if name in _PROGRAMS else ""
 
 
-def _parts(prefix: str, names: tuple[str, ...]) -> Iterator[str]:
+def _parts(prefix: str, names: tuple[str, ...]) -> Iterator[Part]:
     """Those parts of a prefix that exist and lie in it."""
     real_prefix = os.path.realpath(prefix)
     for name in names:
-        part = os.path.realpath(os.path.join(prefix, name))
-        inside = part.startswith(f"{real_prefix}/")
-        if inside and os.path.exists(part) and not gives_away_home(part):
-            yield part
+        named = os.path.join(prefix, name)
+        real = os.path.realpath(named)
+        inside = real.startswith(f"{real_prefix}/")
+        if inside and os.path.exists(real) and not gives_away_home(real):
+            yield Part(named, real)
 
 
 # ---- Python ------------------------------------------------------------------
 
 
-def _python(program: str, prefixes: dict[str, None]) -> Iterator[str]:
+def _python(program: str, prefixes: dict[str, None]) -> Iterator[Part]:
     for prefix in prefixes:
         yield from _standard_library(prefix)
-    configuration = _venv_configuration(program)
+    configuration = venv_configuration(program)
     if not configuration:
         return
-    yield os.path.realpath(configuration)
+    yield Part(configuration, os.path.realpath(configuration))
     prefix = os.path.dirname(configuration)
     if is_shared(prefix):
         yield from _standard_library(prefix, holds=("site-packages",))
@@ -117,7 +130,7 @@ def _python(program: str, prefixes: dict[str, None]) -> Iterator[str]:
         yield from _standard_library(base)
 
 
-def _venv_configuration(program: str) -> str:
+def venv_configuration(program: str) -> str:
     """pyvenv.cfg where Modules/getpath.py looks for it; "" outside a virtual environment."""
     folder = os.path.dirname(program)
     for place in (folder, os.path.dirname(folder)):
@@ -130,16 +143,16 @@ def _venv_configuration(program: str) -> str:
 def _base_prefix(configuration: str) -> str:
     """The prefix of the Python that a virtual environment was made with."""
     try:
-        with open(configuration, encoding="utf-8", errors="replace") as file:
-            lines = [line.partition("=") for line in file]
+        content = read_start(configuration, _CONFIGURATION_SIZE)
     except OSError:
         return ""
+    lines = [line.partition("=") for line in content.decode("utf-8", "replace").split("\n")]
     settings = {name.strip().lower(): value.strip() for name, _, value in lines}
     home = settings.get("home", "")
     return os.path.dirname(os.path.realpath(home)) if home.startswith("/") else ""
 
 
-def _standard_library(prefix: str, holds: tuple[str, ...] = ("os.py",)) -> Iterator[str]:
+def _standard_library(prefix: str, holds: tuple[str, ...] = ("os.py",)) -> Iterator[Part]:
     """`lib/python3.x` where it is one, and the shared library of the interpreter."""
     if os.path.realpath(prefix) in SYSTEM_PREFIXES:
         return
@@ -150,5 +163,6 @@ def _standard_library(prefix: str, holds: tuple[str, ...] = ("os.py",)) -> Itera
         except OSError:
             continue
         for part in _parts(prefix, tuple(os.path.join(folder, name) for name in names)):
-            if os.path.isfile(part) or any(os.path.exists(os.path.join(part, h)) for h in holds):
+            held = (os.path.exists(os.path.join(part.real, name)) for name in holds)
+            if os.path.isfile(part.real) or any(held):
                 yield part

@@ -14,6 +14,7 @@ import os
 import re
 
 from evalbox.errors import CommandNotFound
+from evalbox.resolve.reach import read_start
 
 VERSION_VARIABLE = "PYENV_VERSION"
 VERSION_FILE = ".python-version"
@@ -24,7 +25,7 @@ _SIZE = 1024
 
 def versions_in(content: bytes) -> str:
     """The versions in a version file, separated by colons as in PYENV_VERSION."""
-    lines = content.decode("utf-8", "replace").splitlines()
+    lines = content[:_SIZE].decode("utf-8", "replace").splitlines()
     return ":".join(word for line in lines for word in line.partition("#")[0].split())
 
 
@@ -37,7 +38,7 @@ def behind_shim(path: str, wanted: str) -> str | None:
     """The program that the shim at `path` stands for; None: what the system has.
 
     Raises:
-        CommandNotFound: no chosen version has the program.
+        CommandNotFound: no chosen version has the program, or one is no name of a version.
     """
     folder, name = os.path.split(path)
     root = os.path.dirname(folder)
@@ -45,16 +46,22 @@ def behind_shim(path: str, wanted: str) -> str | None:
     for version in chosen.split(":"):
         if version == SYSTEM:
             return None
+        if not _is_plain(version):
+            raise CommandNotFound(path, f"a pyenv shim, and {version!r} is no name of a version")
         program = os.path.join(root, "versions", _exact(root, version), "bin", name)
         if os.access(program, os.X_OK):
             return program
     raise CommandNotFound(path, _remedy(root, name, chosen))
 
 
+def _is_plain(version: str) -> bool:
+    """Whether it names one entry of a directory; the plan's file may hold anything."""
+    return version not in ("", ".", "..") and not set(version) & {"/", "\0"}
+
+
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read(_SIZE)
+        return read_start(path, _SIZE)
     except OSError:
         return b""
 
@@ -68,7 +75,7 @@ def _installed(root: str) -> list[str]:
 
 def _order(version: str) -> list[tuple[int, str]]:
     """3.9 before 3.10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in version.split(".")]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in version.split(".")]
 
 
 def _exact(root: str, version: str) -> str:

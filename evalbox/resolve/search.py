@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from evalbox.errors import CommandNotFound, SetupError
 from evalbox.plan import File, Plan
+from evalbox.policy import Policy
 from evalbox.resolve import pyenv
 from evalbox.resolve.environment import BASE_PATH
 
@@ -33,6 +34,7 @@ class View:
     cwd: str
     files: Mapping[str, File]
     env: Mapping[str, str]
+    policy: Policy
 
     @property
     def only_host(self) -> bool:
@@ -79,7 +81,7 @@ def view_of(plan: Plan) -> View:
     entries = plan.env.get("PATH", BASE_PATH).split(":")
     # An empty entry is the working directory (execvp).
     path = tuple(entry or "." for entry in entries)
-    return View(name, path, plan.cwd, plan.files, plan.env)
+    return View(name, path, plan.cwd, plan.files, plan.env, plan.policy)
 
 
 def find(name: str, view: View) -> Found:
@@ -112,7 +114,7 @@ def _at(path: str, view: View) -> Found | None:
     """The program at a path; None when there is none."""
     if not path.startswith("/"):
         return _among_files(path, view)
-    status = _executable_on_host(path)
+    status = executable_on_host(path)
     if status is None or not pyenv.is_shim(path):
         return Found(path, status) if status else None
     behind = pyenv.behind_shim(path, view.python_version)
@@ -120,7 +122,12 @@ def _at(path: str, view: View) -> Found | None:
     return _at(behind, view) if behind else None
 
 
-def _executable_on_host(path: str) -> os.stat_result | None:
+def executable_on_host(path: str) -> os.stat_result | None:
+    """What an absolute path leads to; None when there is nothing.
+
+    Raises:
+        SetupError: it cannot be executed.
+    """
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
