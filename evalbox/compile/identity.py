@@ -12,6 +12,8 @@ the permission bits like anyone else. Access lists (ACLs) are not looked at.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -21,10 +23,12 @@ from typing import Literal
 from evalbox.errors import PlanError
 from evalbox.policy import Policy
 from evalbox.resolve import Program
+from evalbox.resolve.reach import steps
 
 # Entries of a granted tree that are looked at; the rest is taken to be alike.
 WALKED = 2000
-_LINKS = 40  # MAXSYMLINKS
+# A directory may have become a file, or a link to itself.
+_VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _READ, _WRITE, _SEARCH = 4, 2, 1
 
 
@@ -109,7 +113,9 @@ def _obstacle(policy: Policy, program: Program) -> str:
 def _check_reach(policy: Policy, program: Program, who: _Who) -> None:
     for path, bits in _asked(policy, program):
         if closed := _closed(path, bits, who):
-            status = os.stat(closed)
+            status = _status(closed)
+            if status is None:
+                continue
             mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
             raise PlanError(
                 f"{path} cannot be reached: {closed} (mode {mode:04o}, uid {owner}) is closed to"
@@ -131,8 +137,10 @@ def _asked(policy: Policy, program: Program) -> Iterator[tuple[str, int]]:
 def _closed(path: str, bits: int, who: _Who) -> str:
     """The first directory on the way, or the path itself, that refuses; "" when none."""
     at = "/"
-    for at, is_last in _steps(path):
-        status = os.stat(at)
+    for at, is_last in steps(path):
+        status = _status(at)
+        if status is None:
+            continue
         wanted = _for_type(bits, status) if is_last else _SEARCH
         if not who.may(status, wanted):
             return at
@@ -144,44 +152,39 @@ def _for_type(bits: int, status: os.stat_result) -> int:
     return bits | _SEARCH if stat.S_ISDIR(status.st_mode) else bits
 
 
-def _steps(path: str) -> Iterator[tuple[str, bool]]:
-    """Every directory that the kernel enters on the way, through links, then the end."""
-    rest = path.split("/")[::-1]
-    at, links = "/", 0
-    while rest:
-        part = rest.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            at = os.path.dirname(at)
-            continue
-        yield at, False
-        after = os.path.join(at, part)
-        if not os.path.islink(after) or links == _LINKS:
-            at = after
-            continue
-        links += 1
-        target = os.readlink(after)
-        at = "/" if target.startswith("/") else at
-        rest.extend(target.split("/")[::-1])
-    yield at, True
-
-
 def _closed_below(root: str, bits: int) -> str:
     """The first of the entries looked at that refuses a uid of its own; "" when none."""
     left = WALKED
-    folders = [root] if os.path.isdir(root) else []
+    folders = [root]
     while folders and left:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                left -= 1
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISLNK(status.st_mode):
-                    continue
-                if not _NOBODY.may(status, _for_type(bits, status)):
-                    return entry.path
-                if stat.S_ISDIR(status.st_mode):
-                    folders.append(entry.path)
-                if not left:
-                    break
+        for path in _entries(folders.pop(), left):
+            left -= 1
+            status = _status(path, follow=False)
+            if status is None or stat.S_ISLNK(status.st_mode):
+                continue
+            if not _NOBODY.may(status, _for_type(bits, status)):
+                return path
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(path)
     return ""
+
+
+def _entries(folder: str, most: int) -> list[str]:
+    """Some paths in a folder; none where it is no folder, or none any more."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in itertools.islice(entries, most)]
+    except OSError as error:
+        if error.errno not in _VANISHED:
+            raise
+        return []
+
+
+def _status(path: str, *, follow: bool = True) -> os.stat_result | None:
+    """None for what is not there (any more): live runs change what they may write."""
+    try:
+        return os.stat(path, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in _VANISHED:
+            raise
+        return None

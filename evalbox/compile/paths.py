@@ -26,6 +26,7 @@ from pathlib import PurePosixPath
 from evalbox.errors import PlanError
 from evalbox.policy import Policy
 from evalbox.resolve import Program
+from evalbox.resolve.reach import SYSTEM_ROOTS, covers, leads_out
 
 
 class Access(enum.IntFlag):
@@ -76,13 +77,7 @@ class PathRule:
 
 # Patterns of what every program gets; what a host does not have is left out.
 SYSTEM = (
-    ("/usr", RUN),
-    ("/bin", RUN),
-    ("/sbin", RUN),
-    ("/lib", RUN),
-    ("/lib32", RUN),
-    ("/lib64", RUN),
-    ("/libx32", RUN),
+    *((root, RUN) for root in SYSTEM_ROOTS),
     # The dynamic loader and the C library.
     ("/etc/ld.so.cache", READ),
     ("/etc/ld-musl-*.path", READ),
@@ -139,7 +134,8 @@ def path_rules(policy: Policy, program: Program) -> tuple[PathRule, ...]:
     """Everything that a run may open outside its workspace; sorted by path.
 
     Raises:
-        PlanError: a path of the policy itself does not exist.
+        PlanError: a path of the policy itself does not exist, or a run could have
+            made it lead elsewhere.
     """
     found: dict[str, Access] = {}
     for path, access in _wanted(policy, program):
@@ -149,23 +145,23 @@ def path_rules(policy: Policy, program: Program) -> tuple[PathRule, ...]:
 
 def _wanted(policy: Policy, program: Program) -> Iterator[tuple[str, Access]]:
     if policy.system:
-        yield from _existing(SYSTEM)
+        yield from _existing(SYSTEM, policy)
         if policy.network.mode == "host":
-            yield from _existing(NAMES)
+            yield from _existing(NAMES, policy)
     for path in program.grants:
         yield path, RUN
     for path in policy.read:
-        yield _own(path, "read"), RUN
+        yield _own(path, "read", policy), RUN
     for path in policy.write:
-        yield _own(path, "write"), CHANGE
+        yield _own(path, "write", policy), CHANGE
 
 
-def _existing(rows: Iterable[tuple[str, Access]]) -> Iterator[tuple[str, Access]]:
+def _existing(rows: Iterable[tuple[str, Access]], policy: Policy) -> Iterator[tuple[str, Access]]:
     names: dict[str, list[str]] = {}
     for pattern, access in rows:
         for path in _expand("/", pattern.split("/")[1:], names):
             if os.path.exists(path):
-                yield os.path.realpath(path), access
+                yield _of_system(path, policy), access
 
 
 def _expand(folder: str, parts: list[str], names: dict[str, list[str]]) -> Iterator[str]:
@@ -189,12 +185,29 @@ def _list(folder: str) -> list[str]:
         return []
 
 
-def _own(path: str, field: str) -> str:
+def _of_system(path: str, policy: Policy) -> str:
+    real = os.path.realpath(path)
+    writable = leads_out(policy, path, real)
+    if writable and not covers(policy, real):
+        raise PlanError(f"{_swapped(path, writable, real)}; put {real!r} into read=")
+    return real
+
+
+def _own(path: str, field: str, policy: Policy) -> str:
     try:
-        return os.path.realpath(path, strict=True)
+        # Once: what is granted is what was judged, whatever a live run does meanwhile.
+        real = os.path.realpath(path, strict=True)
     except OSError as error:
         message = f"{field}={path}: {error.strerror}; what a policy grants must exist"
         raise PlanError(message) from None
+    if writable := leads_out(policy, path, real):
+        where = _swapped(f"{field}={path}", writable, real)
+        raise PlanError(f"{where}; write {field}={real} if that is meant")
+    return real
+
+
+def _swapped(path: str, writable: str, real: str) -> str:
+    return f"{path} leads through write={writable}, where a run may change its way, to {real}"
 
 
 def _covered(path: str, found: dict[str, Access]) -> bool:
