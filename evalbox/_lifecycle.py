@@ -25,7 +25,7 @@ from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout,
 from evalbox.output import Enforcement, Output, Status, Usage
 from evalbox.plan import Plan
 
-# How long init may take past a deadline before it is taken to be stuck.
+# How many seconds init may take past a deadline before it is taken to be stuck.
 GRACE = 5.0
 _NS = 1e9
 
@@ -64,9 +64,12 @@ class Life:
     Attributes:
         id: of the run.
         plan: what it is about.
+        machine: whose names of system calls its output uses.
         enforcement: what its output will report.
         phase: where it is.
         cause: what the host did first to end it, None when nothing.
+        begun: when it started, seconds of the clock that facts come with.
+        stdout, stderr: what it wrote so far, when that comes as it is written.
     """
 
     id: SandboxId
@@ -84,11 +87,11 @@ class Life:
         return self.phase is Phase.ENDED
 
     def due(self) -> float | None:
-        """When init must have reported; None without a limit or before the start."""
+        """When init must have reported; None without a limit and while it does not run."""
         wall = self.plan.limits.wall_time
-        return (
-            None if wall is None or self.phase is not Phase.RUNNING else self.begun + wall + GRACE
-        )
+        if wall is None or self.phase is not Phase.RUNNING:
+            return None
+        return self.begun + wall + GRACE
 
     def sent(self) -> Step:
         """Init has the job."""

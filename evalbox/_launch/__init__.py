@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 
 from evalbox._launch.kit import Filters, Kit, Kits
 from evalbox._launch.launcher import Launcher, Slot, close_all, encode_env
@@ -24,6 +25,7 @@ __all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send"]
 # how many others there may be by then.
 _ELSEWHERE = 8
 _OTHERS = 32
+# /proc is listed again for the count of the user's processes after so many seconds.
 _COUNTED = 1.0
 _NS = 10**9
 
@@ -65,7 +67,8 @@ def _fill(plan: Plan, slot: Slot) -> None:
 
 
 def _job(plan: Plan, kit: Kit, slot: Slot, run_id: int, others: int) -> Job:
-    env = encode_env({**slot.env, **plan.env}) if plan.env else slot.encoded_env
+    env = {**slot.env, **plan.env}
+    encoded_env = encode_env(env) if plan.env else slot.encoded_env
     items = (kit.program.executable, plan.cwd, *plan.cmd)
     return Job(
         run_id=run_id,
@@ -74,9 +77,9 @@ def _job(plan: Plan, kit: Kit, slot: Slot, run_id: int, others: int) -> Job:
         stream=plan.stream,
         hold=plan.hold,
         keep=bool(plan.collect),
-        strings=b"\0".join([*map(os.fsencode, items), env]),
+        strings=b"\0".join([*map(os.fsencode, items), encoded_env]),
         argc=len(plan.cmd),
-        envc=len({*slot.env, *plan.env}),
+        envc=len(env),
         stdin=b"" if plan.stdin is PIPE else plan.stdin,
         limits=_limits(plan.limits, kit.identity.kind == "user", others),
     )
@@ -87,9 +90,8 @@ def _limits(limits: Limits, shared_uid: bool, others: int) -> tuple[int, ...]:
     processes = limits.processes
     if processes is not None and shared_uid:
         # The kernel counts all of the user's: what is there already is let alone.
-        processes += _processes_of_user(int(time.monotonic() / _COUNTED)) + _ELSEWHERE * max(
-            others, _OTHERS
-        )
+        there = _processes_of_user(int(time.monotonic() / _COUNTED))
+        processes += there + _ELSEWHERE * max(others, _OTHERS)
     return (
         _time(limits.wall_time),
         _time(limits.cpu_time),
@@ -113,15 +115,10 @@ def _size(count: int | None) -> int:
     return UNLIMITED if count is None else count
 
 
-_last_count: tuple[int, int] = (-1, 0)
-
-
-def _processes_of_user(now: int) -> int:
-    """Processes and threads of the caller's uid, counted at most once in `now`."""
-    global _last_count  # noqa: PLW0603  # a cache of one
-    if _last_count[0] != now:
-        _last_count = (now, sum(map(_threads, filter(str.isdigit, os.listdir("/proc")))))
-    return _last_count[1]
+@lru_cache(maxsize=1)
+def _processes_of_user(_period: int) -> int:
+    """Processes and threads of the caller's uid, counted once in a period."""
+    return sum(map(_threads, filter(str.isdigit, os.listdir("/proc"))))
 
 
 def _threads(pid: str) -> int:

@@ -161,9 +161,7 @@ class Launcher:
             self.wire.send(self.control, message, [code])
         finally:
             os.close(code)
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        if not poller.poll(_START_SECONDS * 1000):
+        if not _is_readable(self.control, _START_SECONDS):
             raise SetupError("config", errno.ETIMEDOUT, "the launcher does not answer")
         said = self.wire.receive_control(self.control)
         if said is None:
@@ -242,9 +240,7 @@ class Launcher:
     @property
     def has_ended(self) -> bool:
         """Whether the process itself is dead, whatever is still to be read from it."""
-        poller = select.poll()
-        poller.register(self.pidfd, select.POLLIN)
-        return bool(poller.poll(0))
+        return _is_readable(self.pidfd, 0.0)
 
     def destroy(self, slot: Slot) -> None:
         """SIGKILL for init and for all below it."""
@@ -268,9 +264,7 @@ class Launcher:
         """Ends every run and the launcher, and waits until nothing is left."""
         self.shut_down()
         if self.pidfd >= 0:
-            poller = select.poll()
-            poller.register(self.pidfd, select.POLLIN)
-            if not poller.poll(_END_SECONDS * 1000):
+            if not _is_readable(self.pidfd, _END_SECONDS):
                 raise InternalError(f"the launcher (pid {self.pid}) does not end")
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
@@ -290,6 +284,13 @@ class Launcher:
         close_all(fd for fd in (self.control, self.pidfd) if fd >= 0)
         self.control = self.pidfd = -1
         self.root.close()
+
+
+def _is_readable(fd: int, seconds: float) -> bool:
+    """Whether it is, or becomes so in time."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def close_all(fds: Iterable[int]) -> None:

@@ -17,11 +17,10 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from errno import EIO
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
 from evalbox._values import Argument, shown
-from evalbox.errors import PlanError, SetupError, UnsupportedError
+from evalbox.errors import PlanError, UnsupportedError
 from evalbox.events import Event, SandboxId
 from evalbox.output import Output
 from evalbox.plan import Plan, PlanFields, plan_from_fields
@@ -62,7 +61,9 @@ class Executor:
 
     Use it as a context manager: leaving it kills what still runs and leaves no
     process, descriptor or directory behind. The end of the interpreter and a
-    SIGKILL of this process have the same effect.
+    SIGKILL of this process have the same effect. It serves the process that made
+    it until it is closed: after that, and in a forked child, its methods raise
+    ValueError.
 
     Raises:
         UnsupportedError: this is not Linux, or the compiled part does not load.
@@ -75,12 +76,13 @@ class Executor:
         self._loop: Loop | None = None
         check_system()
         # Here and not above, so that evalbox can be imported anywhere.
+        from evalbox.executor.dispatch import as_setup_error
         from evalbox.executor.loop import Loop
 
         try:
             self._loop = Loop()
         except OSError as error:
-            raise SetupError("host", error.errno or EIO, error.strerror) from error
+            raise as_setup_error(error) from error
         self._pid = os.getpid()
         _open.add(self)
 
@@ -98,6 +100,7 @@ class Executor:
         [] at once when no run is active. None waits without a limit.
 
         Raises:
+            PlanError: `timeout` is not a number.
             SetupError: a run could not start; `id` says which, and it has no other
                 event. Events of other runs come with the next call.
         """

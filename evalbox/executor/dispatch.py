@@ -23,11 +23,11 @@ _DEAD = (BrokenPipeError, ConnectionResetError, FileNotFoundError)
 _DEAD_SLOTS = 64
 
 
-def as_setup_error(error: EvalboxError | OSError) -> EvalboxError:
+def as_setup_error(error: EvalboxError | OSError, stage: str = "host") -> EvalboxError:
     """Ours as it is; the system's, out of descriptors or memory for the most part, as ours."""
     if isinstance(error, EvalboxError):
         return error
-    return SetupError("host", error.errno or errno.EIO, error.strerror)
+    return SetupError(stage, error.errno or errno.EIO, error.strerror)
 
 
 class Dispatcher:
@@ -78,7 +78,7 @@ class Dispatcher:
             except OSError as error:
                 # Its workspace may be half full: it serves no other run.
                 slot.launcher.destroy(slot)
-                raise SetupError("workspace", error.errno or errno.EIO, error.strerror) from error
+                raise as_setup_error(error, "workspace") from error
             else:
                 return True
         raise SetupError("slot", errno.EPIPE, "each init that was asked had ended")
@@ -89,7 +89,7 @@ class Dispatcher:
         except SetupError:
             raise
         except OSError as error:
-            raise SetupError("slot", error.errno or errno.EIO, error.strerror) from error
+            raise as_setup_error(error, "slot") from error
 
     def _hand_over(self, run: Run, kit: Kit, slot: Slot) -> None:
         if run.stdin is not None:

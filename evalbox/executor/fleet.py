@@ -127,12 +127,8 @@ class Fleet:
 
     def launcher_gone(self, launcher: Launcher) -> None:
         """It was killed: it gets no new runs."""
-        self._unwatch(launcher.control)
-        del self._by_token[launcher.token]
-        del self._launchers[launcher.filters]
         launcher.is_gone = True
-        for slot in launcher.idle[:]:
-            self._drop_slot(slot)
+        self._drop_launcher(launcher)
         for slot in launcher.slots.values():
             # The end of one that died before was left to the launcher to tell.
             with contextlib.suppress(FileExistsError):
@@ -165,12 +161,16 @@ class Fleet:
             if len(launcher.idle) == len(launcher.slots)
         ]
         for launcher in unused[: max(0, len(unused) - MOST_LAUNCHERS + 1)]:
-            del self._launchers[launcher.filters]
-            del self._by_token[launcher.token]
-            self._unwatch(launcher.control)
-            for slot in launcher.idle[:]:
-                self._drop_slot(slot)
+            self._drop_launcher(launcher)
             launcher.end()
+
+    def _drop_launcher(self, launcher: Launcher) -> None:
+        """Forgets it, with its slots that serve no run."""
+        self._unwatch(launcher.control)
+        del self._by_token[launcher.token]
+        del self._launchers[launcher.filters]
+        for slot in launcher.idle[:]:
+            self._drop_slot(slot)
 
     # ---- tokens
 
