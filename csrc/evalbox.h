@@ -246,8 +246,8 @@ int eb_launcher_start(const char *path, const int32_t *fds, uint32_t n_fds);
 int eb_poll_create(void);
 int eb_poll_add(int poll, int fd, uint32_t events, uint64_t token);
 int eb_poll_remove(int poll, int fd);
-/* Fills tokens[] and events[]; milliseconds, -1: no limit.  0 when interrupted. */
-int eb_poll_wait(int poll, uint64_t *tokens, uint32_t *events, int capacity, int timeout_ms);
+/* Fills tokens[]; milliseconds, -1: no limit.  0 when interrupted. */
+int eb_poll_wait(int poll, uint64_t *tokens, int capacity, int timeout_ms);
 /* One message made of two parts, with descriptors; never blocks. */
 int eb_send(int sock, const void *head, size_t head_size, const void *body, size_t body_size,
             const int32_t *fds, int n_fds);
@@ -269,7 +269,7 @@ int eb_tree_remove(int parentfd, const char *name);
 
 /* cffi: end */
 
-/* Stages of the set-up: one list for the enum, the names and Python's IntEnum.
+/* Stages of the set-up: one list for the enum and for the names that Python asks for.
  * A failure is reported as (stage, errno). */
 #define EB_STAGES(X)                                                                           \
     X(NONE, none)                                                                              \

@@ -33,16 +33,14 @@ eb_poll_remove(int poll, int fd)
 }
 
 int
-eb_poll_wait(int poll, uint64_t *tokens, uint32_t *events, int capacity, int timeout_ms)
+eb_poll_wait(int poll, uint64_t *tokens, int capacity, int timeout_ms)
 {
     struct epoll_event found[MAX_EVENTS];
     int n = epoll_wait(poll, found, capacity < MAX_EVENTS ? capacity : MAX_EVENTS, timeout_ms);
     if (n < 0)
         return errno == EINTR ? 0 : -errno;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         tokens[i] = found[i].data.u64;
-        events[i] = found[i].events;
-    }
     return n;
 }
 

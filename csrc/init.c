@@ -133,20 +133,13 @@ sort_descriptors(uint32_t bits, const struct eb_packet *packet)
     return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3]};
 }
 
-static void
-close_fd(int fd)
-{
-    if (fd >= 0)
-        close(fd);
-}
-
 /* Keeps a new ruleset for this and the next runs. */
 static void
 keep_ruleset(struct eb_init *init, const struct eb_job *job, struct eb_job_fds *fds)
 {
     if (fds->ruleset < 0)
         return;
-    close_fd(init->ruleset_fd);
+    eb_close(&init->ruleset_fd);
     init->ruleset_fd = fds->ruleset;
     init->ruleset_id = job->ruleset_id;
 }
@@ -205,9 +198,9 @@ serve_job(struct eb_init *init, struct eb_packet *packet)
         munmap(mapped, size);
         forget_peak(init);
     }
-    close_fd(fds.input);
-    close_fd(fds.gate);
-    close_fd(fds.payload);
+    eb_close(&fds.input);
+    eb_close(&fds.gate);
+    eb_close(&fds.payload);
 }
 
 _Noreturn void

@@ -1,6 +1,6 @@
 /* launcher.c - the small process that all runs of one kind come from.
  *
- * Started once by the host with four descriptors (evalbox.h).  It confines
+ * Started once by the host with the descriptors of evalbox.h.  It confines
  * itself first with everything that its runs share: no_new_privs, the large
  * seccomp filter, capabilities reduced to what inits and clean-up need, fixed
  * resource limits.  Then it forks inits on request and does nothing else:

@@ -9,11 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MS 1000000ULL
-#define TICK (10 * MS)       /* between two looks */
-#define MAX_DUTY 20          /* a look may take at most 1/20 of the time */
-#define MAX_LOAD 8           /* on a busy host: up to so many ticks */
-#define LOST_FLOOR (20 * MS) /* below: rounding of cutime to clock ticks */
+#define TICK (10 * EB_MS)       /* between two looks */
+#define MAX_DUTY 20             /* a look may take at most 1/20 of the time */
+#define MAX_LOAD 8              /* on a busy host: up to so many ticks */
+#define LOST_FLOOR (20 * EB_MS) /* below: rounding of cutime to clock ticks */
 
 uint64_t
 eb_now(void)
@@ -29,8 +28,8 @@ timeval_ns(const struct timeval *t)
     return (uint64_t)t->tv_sec * 1000000000U + (uint64_t)t->tv_usec * 1000U;
 }
 
-static uint64_t
-smaller(uint64_t a, uint64_t b)
+uint64_t
+eb_smaller(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
 }
@@ -63,7 +62,7 @@ eb_meter_due(const struct eb_meter *meter)
     const struct eb_limits *limits = &meter->job->limits;
     uint64_t tree = watches_tree(limits) ? meter->next_look : EB_UNLIMITED;
     uint64_t disk = limits->disk != EB_UNLIMITED ? meter->next_disk_look : EB_UNLIMITED;
-    return smaller(tree, disk);
+    return eb_smaller(tree, disk);
 }
 
 /* The CPU time of the whole tree; a fall of the sum is what nobody waited for. */
@@ -92,6 +91,16 @@ memory_is_passed(struct eb_meter *meter, const struct eb_sample *sample)
     return used > limit;
 }
 
+/* Asked for once: it is read from a file. */
+static uint64_t
+processors(void)
+{
+    static uint64_t count;
+    if (!count)
+        count = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
+    return count;
+}
+
 /* `rest`: how long the CPU time that is left lasts at least. */
 static enum eb_cause
 check_tree(struct eb_meter *meter, uint64_t *rest)
@@ -105,7 +114,7 @@ check_tree(struct eb_meter *meter, uint64_t *rest)
         if (used >= limit)
             return EB_CAUSE_CPU_TIME;
         /* With n processors it can be used up n times as fast. */
-        *rest = (limit - used) / (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
+        *rest = (limit - used) / processors();
     }
     return memory_is_passed(meter, &sample) ? EB_CAUSE_MEMORY : EB_CAUSE_EXIT;
 }
@@ -115,11 +124,8 @@ check_tree(struct eb_meter *meter, uint64_t *rest)
 static uint64_t
 pause_after(const struct eb_meter *meter, uint64_t cost)
 {
-    static uint64_t processors;
-    if (!processors)
-        processors = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
-    uint64_t load = eb_watch_runnable(meter->watch.proc) / processors;
-    uint64_t pause = TICK * (load < 1 ? 1 : smaller(load, MAX_LOAD));
+    uint64_t load = eb_watch_runnable(meter->watch.proc) / processors();
+    uint64_t pause = TICK * (load < 1 ? 1 : eb_smaller(load, MAX_LOAD));
     return cost * MAX_DUTY > pause ? cost * MAX_DUTY : pause;
 }
 
@@ -137,8 +143,8 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
     if (watches_tree(limits) && now >= meter->next_look) {
         uint64_t rest;
         enum eb_cause cause = check_tree(meter, &rest);
-        uint64_t pause = smaller(pause_after(meter, eb_now() - now), rest);
-        meter->next_look = now + (pause < MS ? MS : pause);
+        uint64_t pause = eb_smaller(pause_after(meter, eb_now() - now), rest);
+        meter->next_look = now + (pause < EB_MS ? EB_MS : pause);
         if (cause != EB_CAUSE_EXIT)
             return cause;
     }

@@ -14,13 +14,6 @@ enum { CHUNK = 65536, ROUNDS = 16, RETRY_NS = 1000000 };
 
 static unsigned char chunk[CHUNK];
 
-static void
-close_fd(int *fd)
-{
-    close(*fd);
-    *fd = -1;
-}
-
 static uint64_t
 room(const struct eb_relay *relay)
 {
@@ -53,7 +46,7 @@ read_pipe(struct eb_relay *relay, int *fd, struct eb_stream *stream, bool until_
         if (n < 0 && errno == EAGAIN)
             return;
         if (n <= 0)
-            close_fd(fd);
+            eb_close(fd);
         else
             keep(relay, stream, (size_t)n);
         if (n < CHUNK && !until_end)
@@ -78,13 +71,12 @@ eb_relay_feed(struct eb_relay *relay)
         if (n < 0 && errno == EAGAIN)
             return;
         if (n < 0) {
-            close_fd(fd); /* EPIPE: the program does not want it */
+            eb_close(fd); /* EPIPE: the program does not want it */
             return;
         }
         relay->fed += (uint64_t)n;
     }
-    if (*fd >= 0)
-        close_fd(fd);
+    eb_close(fd);
 }
 
 void

@@ -15,8 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MS 1000000ULL
-#define ANNOUNCE (20 * MS) /* a run that ends sooner tells start and end at once */
+#define ANNOUNCE (20 * EB_MS) /* a run that ends sooner tells start and end at once */
 #define RETRY_KILL_MS 50
 
 enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_COUNT };
@@ -86,12 +85,6 @@ reap(struct run *run)
 /* ---- time ---- */
 
 static uint64_t
-smaller(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint64_t
 deadline(const struct run *run)
 {
     uint64_t wall = run->view->job.limits.wall_time;
@@ -141,9 +134,9 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
     uint64_t wake = EB_UNLIMITED;
     if (run->execed) {
-        wake = smaller(deadline(run), eb_meter_due(&run->meter));
+        wake = eb_smaller(deadline(run), eb_meter_due(&run->meter));
         if (!run->relay.announced)
-            wake = smaller(wake, run->started + ANNOUNCE);
+            wake = eb_smaller(wake, run->started + ANNOUNCE);
     }
     uint64_t now = eb_now();
     uint64_t left = wake > now ? wake - now : 0;
@@ -196,8 +189,7 @@ static void
 take_notice(struct run *run)
 {
     struct eb_pipes *pipes = &run->spawn.pipes;
-    close(pipes->notice);
-    pipes->notice = -1;
+    eb_close(&pipes->notice);
     if (pipes->channel >= 0)
         pipes->listener = eb_spawn_listener(pipes->channel);
     if (run->spawn.status->stage == EB_STAGE_NONE)
@@ -250,8 +242,8 @@ end_tree(struct run *run)
     sigset_t none;
     sigemptyset(&none);
     while (reap(run)) {
-        const struct timespec again = {.tv_nsec = RETRY_KILL_MS * (long)MS};
-        const struct timespec soon = {.tv_nsec = (long)MS};
+        const struct timespec again = {.tv_nsec = RETRY_KILL_MS * (long)EB_MS};
+        const struct timespec soon = {.tv_nsec = (long)EB_MS};
         if (run->init->scoped) {
             kill(-1, SIGKILL);
             if (!reap(run))
@@ -389,9 +381,7 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
                                   .err = &err_stream};
     start(&run);
     /* As long as init holds it, the host does not see the program close it. */
-    if (fds->input >= 0)
-        close(fds->input);
-    fds->input = -1;
+    eb_close(&fds->input);
     check_setup(&run);
     while (!is_over(&run))
         take_turn(&run);

@@ -1,4 +1,5 @@
-/* runtime.h - what the files of the launcher program share.
+/* runtime.h - what the files of the launcher program share; its messages, with
+ * host.c as well.
  *
  *   launcher.c  confines itself, keeps inits, reaps, cleans up
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
@@ -8,10 +9,11 @@
  *   capture.c   output kept whether or not the host reads
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
+ *   landlock.c  rules made into a ruleset (evalbox.h)
  *   protocol.c  messages: encode, decode, descriptors
  *   watch.c     memory and CPU time of a process tree, from /proc
  *   disk.c      bytes used by a directory tree
- *   tree.c      directories removed through descriptors
+ *   tree.c      directories removed through descriptors (evalbox.h)
  *   workspace.c box, home and tmp between two runs */
 #ifndef EB_RUNTIME_H
 #define EB_RUNTIME_H
@@ -27,6 +29,7 @@
 #define EB_KEEP_ID 0xffffffffU /* uid of a job: stay who you are */
 #define EB_ARGS_MAX 65536      /* argc + envc */
 #define EB_PLACES 3            /* directories of a workspace */
+#define EB_MS 1000000ULL       /* in nanoseconds */
 
 struct eb_filter {
     const struct eb_insn *insns;
@@ -172,6 +175,8 @@ pid_t eb_spawn(struct eb_spawn *spawn);
 /* The listener that a child sent before its execve, or -1. */
 int eb_spawn_listener(int channel);
 void eb_pipes_close(struct eb_pipes *pipes);
+/* Closes a descriptor unless it is -1, which it is from then on. */
+void eb_close(int *fd);
 
 /* ---- capture.c: the output of a run, whether or not the host reads ---- */
 
@@ -233,16 +238,15 @@ struct eb_watch {
     int proc; /* descriptor of /proc */
     uint64_t cpu_seen;
     uint64_t lost;
-    uint32_t processes_peak;
 };
 struct eb_sample {
     uint64_t cpu_time; /* of live processes and what they waited for, ns */
     uint64_t resident; /* sum of resident sets, bytes; counts shared pages often */
-    uint32_t processes;
 };
-int eb_watch_sample(struct eb_watch *watch, struct eb_sample *sample);
-/* Proportional anonymous and shared memory of the tree, each page once. */
-uint64_t eb_watch_memory(struct eb_watch *watch, uint32_t uid);
+void eb_watch_sample(const struct eb_watch *watch, struct eb_sample *sample);
+/* Proportional anonymous and shared memory of the tree that was sampled last, in
+ * bytes, each page once; read as `uid`. */
+uint64_t eb_watch_memory(const struct eb_watch *watch, uint32_t uid);
 /* Threads that run or could run now, on the whole host. */
 uint64_t eb_watch_runnable(int proc);
 /* The children of this process, zombies included. */
@@ -257,6 +261,7 @@ uint64_t eb_disk_usage(int dirfd, uint64_t stop_at);
 
 /* Nanoseconds of the monotonic clock. */
 uint64_t eb_now(void);
+uint64_t eb_smaller(uint64_t a, uint64_t b);
 
 /* What one run uses. */
 struct eb_meter {
@@ -285,6 +290,7 @@ enum eb_cause eb_meter_settle(const struct eb_meter *meter);
 bool eb_workspace_is_untouched(const int places[EB_PLACES]);
 /* A program may have taken the rights away that clearing and collecting need. */
 void eb_workspace_unlock(const struct eb_init *init);
+/* False when something of the run is still there. */
 bool eb_workspace_clear(const int places[EB_PLACES]);
 
 #endif

@@ -27,8 +27,8 @@ struct ends {
     int channel_ours;
 };
 
-static void
-close_fd(int *fd)
+void
+eb_close(int *fd)
 {
     if (*fd >= 0)
         close(*fd);
@@ -68,7 +68,7 @@ make_stdin(struct eb_spawn *spawn, struct ends *ends)
     ssize_t n = write(spawn->pipes.in, spawn->view->input, (size_t)job->stdin_size);
     spawn->fed = n < 0 ? 0 : (size_t)n;
     if (spawn->fed == job->stdin_size)
-        close_fd(&spawn->pipes.in);
+        eb_close(&spawn->pipes.in);
     return 0;
 }
 
@@ -190,9 +190,9 @@ close_ends(struct eb_spawn *spawn, struct ends *ends)
 {
     for (int i = 0; i < 3; i++)
         if (ends->stdio[i] != spawn->stdin_fd)
-            close_fd(&ends->stdio[i]);
-    close_fd(&ends->notice);
-    close_fd(&ends->channel);
+            eb_close(&ends->stdio[i]);
+    eb_close(&ends->notice);
+    eb_close(&ends->channel);
 }
 
 pid_t
@@ -212,12 +212,12 @@ eb_spawn(struct eb_spawn *spawn)
     } else {
         pid = run_child(spawn, &ends, cwd);
     }
-    close_fd(&cwd);
+    eb_close(&cwd);
     close_ends(spawn, &ends);
     spawn->pipes.channel = ends.channel_ours;
     if (ends.channel_ours >= 0 && spawn->gate_fd < 0) {
         spawn->pipes.listener = eb_spawn_listener(ends.channel_ours);
-        close_fd(&spawn->pipes.channel);
+        eb_close(&spawn->pipes.channel);
     }
     return pid;
 }
@@ -228,5 +228,5 @@ eb_pipes_close(struct eb_pipes *pipes)
     int *const all[] = {&pipes->out,    &pipes->err,     &pipes->in,
                         &pipes->notice, &pipes->channel, &pipes->listener};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        close_fd(all[i]);
+        eb_close(all[i]);
 }

@@ -25,7 +25,7 @@
 enum { MAX_PROCESSES = 4096 };
 
 struct tree {
-    int proc;
+    int proc; /* descriptor of /proc */
     uint32_t n_pids;
     pid_t pids[MAX_PROCESSES];
     pid_t speakers[MAX_PROCESSES]; /* for each the thread to read its memory through */
@@ -46,14 +46,14 @@ read_text(int proc, const char *path, char *text, size_t capacity)
 }
 
 /* Appends the children of one thread; `path` names its children file. */
-static int
+static void
 add_children(struct tree *tree, const char *path)
 {
     char text[4096];
     size_t kept = 0;
     int fd = openat(tree->proc, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return -errno;
+        return;
     for (;;) {
         ssize_t n = read(fd, text + kept, sizeof text - 1 - kept);
         if (n <= 0)
@@ -67,7 +67,6 @@ add_children(struct tree *tree, const char *path)
         memmove(text, at, kept);
     }
     close(fd);
-    return 0;
 }
 
 static void
@@ -176,7 +175,7 @@ process_cpu_time(pid_t pid)
 }
 
 static void
-collect_tree(struct eb_watch *watch, struct tree *tree, struct eb_sample *sample)
+collect_tree(const struct eb_watch *watch, struct tree *tree, struct eb_sample *sample)
 {
     static long tick, page;
     if (!tick) {
@@ -195,7 +194,6 @@ collect_tree(struct eb_watch *watch, struct tree *tree, struct eb_sample *sample
         if (read_process(watch->proc, pid, &process) < 0)
             continue;
         tree->speakers[i] = process.speaker;
-        sample->processes++;
         sample->resident += process.resident_pages * (uint64_t)page;
         sample->cpu_time += process_cpu_time(pid);
         sample->cpu_time += process.waited_ticks * (1000000000U / (uint64_t)tick);
@@ -223,13 +221,10 @@ eb_watch_runnable(int proc)
 
 static struct tree current; /* 32 KiB; one watch at a time */
 
-int
-eb_watch_sample(struct eb_watch *watch, struct eb_sample *sample)
+void
+eb_watch_sample(const struct eb_watch *watch, struct eb_sample *sample)
 {
     collect_tree(watch, &current, sample);
-    if (sample->processes > watch->processes_peak)
-        watch->processes_peak = sample->processes;
-    return 0;
 }
 
 static uint64_t
@@ -248,7 +243,7 @@ borrow_identity(uint32_t uid)
 }
 
 uint64_t
-eb_watch_memory(struct eb_watch *watch, uint32_t uid)
+eb_watch_memory(const struct eb_watch *watch, uint32_t uid)
 {
     uint64_t sum = 0;
     if (uid != EB_KEEP_ID)

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 from evalbox.compile.seccomp import FilterSpec
@@ -126,7 +127,9 @@ def ruleset(
     return _checked(lib.eb_ruleset_create(spec))
 
 
+@cache
 def stage_name(stage: int) -> str:
+    """What SetupError calls it; kept, because each report of an end asks."""
     name = lib.eb_stage_name(stage)
     return f"stage {stage}" if name == ffi.NULL else ffi.string(name).decode("ascii")
 
@@ -252,7 +255,6 @@ class Wire:
 
     def __init__(self) -> None:
         self._tokens = ffi.new("uint64_t[]", _BATCH)
-        self._events = ffi.new("uint32_t[]", _BATCH)
         self._buffer = ffi.new("unsigned char[]", MESSAGE_MAX)
         self._view = ffi.buffer(self._buffer)
         self._report = ffi.cast("struct eb_report *", self._buffer)
@@ -275,11 +277,10 @@ class Wire:
     def remove(self, fd: int) -> None:
         _checked(lib.eb_poll_remove(self.fd, fd))
 
-    def wait(self, timeout_ms: int) -> list[tuple[int, int]]:
-        """Pairs of token and events, at most 256; none when a signal came."""
-        count = _checked(lib.eb_poll_wait(self.fd, self._tokens, self._events, _BATCH, timeout_ms))
-        tokens, events = self._tokens, self._events
-        return [(tokens[i], events[i]) for i in range(count)]
+    def wait(self, timeout_ms: int) -> list[int]:
+        """Tokens of what is ready, at most 256; none when a signal came. -1: no limit."""
+        count = _checked(lib.eb_poll_wait(self.fd, self._tokens, _BATCH, timeout_ms))
+        return list(ffi.unpack(self._tokens, count))
 
     # -- messages; all of them raise BlockingIOError instead of waiting
 

@@ -193,7 +193,7 @@ class Loop:
     # ---- one round
 
     def _turn(self, timeout_ms: int) -> None:
-        for token, _ in self.wire.wait(timeout_ms):
+        for token in self.wire.wait(timeout_ms):
             id, kind = tokens.split(token)  # noqa: A001
             if kind == tokens.INIT:
                 slot = self._fleet.slot_of(id)
@@ -255,7 +255,7 @@ class Loop:
         try:
             files = _collect(slot, run.life.plan) if run.life.plan.collect else {}
         except OSError as error:
-            self._fail(run, SetupError("collect", error.errno or errno.EIO, error.strerror))
+            self._fail(run, as_setup_error(error, "collect"))
             return False
         self._apply(run, run.life.reported(report, files, stage_name(report.stage)))
         return not report.dirty
