@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +15,7 @@ from evalbox.cli.stops import Terminated, ignore_signals
 from evalbox.errors import CommandNotFound, EvalboxError, PlanError, SetupError
 from evalbox.executor import Executor
 from evalbox.grade.arguments import seconds, size, whole
-from evalbox.limits import Limits
+from evalbox.limits import Limits, MiB
 from evalbox.output import Output, Status
 from evalbox.plan import PIPE, File, Plan
 from evalbox.policy import ISOLATIONS, Policy
@@ -81,10 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many: dict[str, Any] = {"action": "append", "default": []}
     add("--timeout", type=seconds, metavar="S", help=f"wall time (default: {usual.wall_time:g} s)")
     add("--cpu", type=seconds, metavar="S", help="processor time of all its processes, in seconds")
-    add("--memory", type=size, metavar="N", help="memory of all its processes (default: 256M)")
+    memory, output, disk = map(_shown, (usual.memory, usual.output, usual.disk))
+    add("--memory", type=size, metavar="N", help=f"memory of all its processes (default: {memory})")
     add("--processes", type=whole, metavar="N", help=f"at once (default: {usual.processes})")
-    add("--output", type=size, metavar="N", help="stdout and stderr together (default: 16M)")
-    add("--disk", type=size, metavar="N", help="what it writes to its directories (default: 64M)")
+    add("--output", type=size, metavar="N", help=f"stdout and stderr together (default: {output})")
+    held = f"what it writes to its directories (default: {disk})"
+    add("--disk", type=size, metavar="N", help=held)
     add("--read", metavar="PATH", help="let it read this, with all below it; repeatable", **many)
     add("--write", metavar="PATH", help="let it change this, with all below it; repeatable", **many)
     add("--env", metavar="K=V", help="a variable of its environment; repeatable", **many)
@@ -104,6 +105,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object, and nothing else on stdout")
     add("--explain", action="store_true", help="say on stderr why it ended and what to change")
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _shown(limit: int | None) -> str:
+    """A default as one would write it."""
+    return "none" if limit is None else f"{limit // MiB}M"
 
 
 def main(args: argparse.Namespace) -> int:
@@ -140,8 +146,7 @@ def plan_of(args: argparse.Namespace, command: list[str]) -> Plan:
         "cpu_time": args.cpu,
         **{name: getattr(args, name) for name in ("memory", "processes", "output", "disk")},
     }
-    usual = {field.name: getattr(Limits(), field.name) for field in fields(Limits)}
-    limits = Limits(**usual | {name: value for name, value in asked.items() if value is not None})
+    limits = Limits(**{name: value for name, value in asked.items() if value is not None})
     return Plan(
         command,
         stdin=PIPE,
