@@ -202,6 +202,14 @@ def test_what_is_not_read_as_env_reads_it_grants_nothing(tmp_path: Path, options
     assert str(tool) in of_file(understood, str(tool.parent)).grants
 
 
+def test_a_line_ends_at_its_nul(tmp_path: Path) -> None:
+    tool = program(tmp_path / "bin" / "tool")
+    assert of_file("#!/bin/sh\0x\n").grants == ()
+    with pytest.raises(SetupError, match=str(tool)):
+        of_file(f"#!{tool}\0x\n")
+    assert str(tool) in of_file("#!/usr/bin/env tool\0x\n", str(tool.parent)).grants
+
+
 def test_a_plans_file_does_not_choose_who_a_run_is() -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
@@ -461,6 +469,17 @@ def test_a_configuration_that_a_run_may_write_does_not_choose_the_base(
     file(configuration, f"home = {base}/bin\n")
     with pytest.raises(PlanError, match=r"pythons/3\.9|venv"):
         of_host(python, policy=Policy(write=[configuration]))
+    assert str(base / "lib" / "python3.9") in of_host(python).grants
+
+
+def test_a_base_that_is_reached_through_a_writable_directory_is_not_granted(
+    proj: Path, tmp_path: Path, base: Path
+) -> None:
+    python = make_venv(tmp_path / "venv", Path(SH))
+    swap(proj / "data", base)
+    file(tmp_path / "venv" / "pyvenv.cfg", f"home = {proj}/data/bin\n")
+    with pytest.raises(PlanError, match=str(base)):
+        of_host(python, policy=Policy(write=[proj]))
     assert str(base / "lib" / "python3.9") in of_host(python).grants
 
 

@@ -149,7 +149,8 @@ def _base_prefix(configuration: str) -> str:
     lines = [line.partition("=") for line in content.decode("utf-8", "replace").split("\n")]
     settings = {name.strip().lower(): value.strip() for name, _, value in lines}
     home = settings.get("home", "")
-    return os.path.dirname(os.path.realpath(home)) if home.startswith("/") else ""
+    # Not resolved here: the way there decides whether a run could have changed it.
+    return os.path.join(home, "..") if home.startswith("/") and "\0" not in home else ""
 
 
 def _standard_library(prefix: str, holds: tuple[str, ...] = ("os.py",)) -> Iterator[Part]:

@@ -144,7 +144,6 @@ def _want_installation(program: str, search: _Search) -> _Source | None:
     policy = search.view.policy
     files = (program, venv_configuration(program))
     writable = next((w for file in files if file and (w := changeable_file(policy, file))), "")
-    whole = _Source(program, writable) if writable else None
     real = os.path.realpath(program)
     parts = [(program, real), *((part.named, part.real) for part in libraries_of(program))]
     for named, path in parts:
@@ -153,7 +152,7 @@ def _want_installation(program: str, search: _Search) -> _Source | None:
             search.demand(path, _Source(program, changed))
         else:
             search.wanted.add(path)
-    return whole
+    return _Source(program, writable) if writable else None
 
 
 def _want_loader(loader: str, program: str, source: _Source | None, search: _Search) -> None:
@@ -212,7 +211,8 @@ def _hash_bang(header: bytes) -> tuple[str, str]:
     """Interpreter and its one argument, as fs/binfmt_script.c cuts them; "" when none."""
     if not header.startswith(b"#!"):
         return "", ""
-    line = header[2:_LINE].split(b"\n", 1)[0].strip(b" \t")
+    # To the kernel a NUL ends the line as well.
+    line = re.split(rb"[\n\0]", header[2:_LINE], maxsplit=1)[0].strip(b" \t")
     interpreter, _, argument = line.replace(b"\t", b" ").partition(b" ")
     return os.fsdecode(interpreter), os.fsdecode(argument.strip(b" "))
 
