@@ -207,16 +207,16 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
                            .workspace = packet->n_fds > 1 ? packet->fds[1] : -1,
                            .uid = order->uid,
                            .launcher = getpid()};
+    errno = EBADMSG;
     pid_t pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork() : -1;
+    int error = errno;
     if (pid == 0) {
         for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
             close(fd);
         eb_init_main(&init);
     }
-    for (int i = 0; i < packet->n_fds; i++)
-        close(packet->fds[i]);
     if (pid < 0) {
-        tell(EB_CONTROL_GONE, order->slot, EB_STAGE_FORK, errno);
+        tell(EB_CONTROL_GONE, order->slot, EB_STAGE_FORK, error);
         return;
     }
     slots[order->slot].pid = pid;
@@ -303,6 +303,8 @@ take_order(void)
     else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL &&
              order.slot < n_slots && slots[order.slot].pid)
         kill(slots[order.slot].pid, SIGKILL);
+    for (int i = 0; i < packet.n_fds; i++)
+        close(packet.fds[i]);
     return true;
 }
 
