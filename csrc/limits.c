@@ -159,13 +159,13 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
 }
 
 enum eb_cause
-eb_meter_settle(const struct eb_meter *meter)
+eb_meter_settle(const struct eb_meter *meter, bool untouched)
 {
     const struct eb_limits *limits = &meter->job->limits;
     uint64_t used = meter->user + meter->system + meter->watch.lost;
     if (limits->cpu_time != EB_UNLIMITED && used > limits->cpu_time)
         return EB_CAUSE_CPU_TIME;
-    if (!eb_workspace_is_untouched(meter->init->places) && disk_is_passed(meter))
+    if (!untouched && disk_is_passed(meter))
         return EB_CAUSE_DISK;
     return EB_CAUSE_EXIT;
 }

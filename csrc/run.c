@@ -270,11 +270,11 @@ store_output(struct run *run)
 
 /* What became certain only at the end: limits hold to the last byte. */
 static void
-settle(struct run *run)
+settle(struct run *run, bool untouched)
 {
     if (run->cause != EB_CAUSE_EXIT)
         return;
-    run->cause = run->relay.excess ? EB_CAUSE_OUTPUT : eb_meter_settle(&run->meter);
+    run->cause = run->relay.excess ? EB_CAUSE_OUTPUT : eb_meter_settle(&run->meter, untouched);
     if (run->cause == EB_CAUSE_EXIT && run->relay.error) {
         run->cause = EB_CAUSE_SETUP;
         run->spawn.status->stage = EB_STAGE_PIPES;
@@ -323,11 +323,13 @@ finish(struct run *run)
     eb_pipes_close(&run->spawn.pipes);
     eb_relay_finish(&run->relay);
     store_output(run);
-    settle(run);
+    bool untouched = eb_workspace_is_untouched(run->init->places);
+    settle(run, untouched);
     eb_workspace_unlock(run->init);
-    if (!(run->view->job.flags & EB_JOB_KEEP))
+    if (!untouched && !(run->view->job.flags & EB_JOB_KEEP))
         run->dirty = !eb_workspace_clear(run->init->places);
     report_end(run);
+    eb_workspace_renew(run->init->places);
     eb_stream_reset(&out_stream);
     eb_stream_reset(&err_stream);
 }

@@ -283,7 +283,7 @@ uint64_t eb_meter_due(const struct eb_meter *meter);
 /* The limit that is passed, or EB_CAUSE_EXIT. */
 enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
 /* The same when no process is left: to the last byte and nanosecond. */
-enum eb_cause eb_meter_settle(const struct eb_meter *meter);
+enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 
 /* ---- workspace.c ---- */
 
@@ -292,5 +292,7 @@ bool eb_workspace_is_untouched(const int places[EB_PLACES]);
 void eb_workspace_unlock(const struct eb_init *init);
 /* False when something of the run is still there. */
 bool eb_workspace_clear(const int places[EB_PLACES]);
+/* When the last run changed them is nothing that the next one should read. */
+void eb_workspace_renew(const int places[EB_PLACES]);
 
 #endif

@@ -42,7 +42,13 @@ eb_workspace_clear(const int places[EB_PLACES])
     for (int i = 0; i < EB_PLACES; i++) {
         if (!is_empty(places[i]) && eb_tree_clear(places[i]) < 0)
             empty = false;
-        (void)futimens(places[i], NULL);
     }
     return empty;
+}
+
+void
+eb_workspace_renew(const int places[EB_PLACES])
+{
+    for (int i = 0; i < EB_PLACES; i++)
+        (void)futimens(places[i], NULL);
 }

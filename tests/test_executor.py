@@ -596,6 +596,22 @@ def test_setup_errors_of_several_runs_come_one_by_one(executor: Executor) -> Non
     assert ends(events)[good].text == "hi\n"
 
 
+def test_the_same_plan_again_sees_that_its_program_was_replaced_or_removed(
+    executor: Executor, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    plan = Plan([program])
+    for word in ("one", "two"):
+        fresh = tmp_path / "fresh"
+        fresh.write_text(f"#!/bin/sh\necho {word}\n")
+        fresh.chmod(0o755)
+        fresh.replace(program)
+        assert [executor.run(plan).text for _ in range(2)] == [f"{word}\n"] * 2
+    program.unlink()
+    with pytest.raises(CommandNotFound):
+        executor.run(plan)
+
+
 def test_only_a_plan_can_be_run(executor: Executor) -> None:
     for start in (executor.run, executor.spawn, Executor.run):
         with pytest.raises(PlanError, match="list"):
