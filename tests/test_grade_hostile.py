@@ -53,8 +53,12 @@ def grade_one(completion: str, problem: Problem = ADD) -> Graded:
 def broken_verdicts() -> dict[str, Graded]:
     pairs = list(zip(BROKEN, samples(list(PROBLEMS.values())), strict=True))
     found: dict[str, Graded] = {}
-    for short in (True, False):
-        chosen = [pair for pair in pairs if (pair[0].cause is Cause.WALL_TIME) is short]
+    for short, alone in ((True, False), (False, False), (False, True)):
+        chosen = [
+            pair
+            for pair in pairs
+            if ((pair[0].cause is Cause.WALL_TIME), pair[0].alone) == (short, alone)
+        ]
         results = verdicts([item for _, item in chosen], short=short)
         found.update({pair[0].name: result for pair, result in zip(chosen, results, strict=True)})
     return found

@@ -25,6 +25,8 @@ class Broken:
         body: the lines of the function.
         told: what the detail of the verdict must contain.
         also: another cause that may come first.
+        alone: it must not run beside others. The runs of an ordinary user share one
+            count of processes, and who uses it up keeps the others from forking.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Broken:
     body: str
     told: str = ""
     also: Cause | None = None
+    alone: bool = False
 
     def is_met_by(self, graded: Graded) -> bool:
         """Whether it was graded as it must be."""
@@ -131,6 +134,7 @@ BROKEN: tuple[Broken, ...] = (
         Cause.FORKED,
         "import os\nwhile True: os.fork()",
         also=Cause.MEMORY_LIMIT,
+        alone=True,
     ),
     Broken(
         "forks behind Python's back", Cause.FORKED, "import ctypes\nctypes.CDLL(None).fork()\nSOLVE"
