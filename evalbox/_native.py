@@ -15,7 +15,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from evalbox.compile.seccomp import FilterSpec
 from evalbox.errors import UnsupportedError
@@ -76,12 +76,8 @@ def _checked(result: int) -> int:
 # ---- policy --------------------------------------------------------------------
 
 
-def filter_program(spec: FilterSpec) -> bytes:
-    """The BPF program of a filter, an array of struct sock_filter.
-
-    Raises:
-        OSError: E2BIG when it is longer than the kernel takes, 4096 instructions.
-    """
+def filter_spec(spec: FilterSpec) -> tuple[Any, list[Any]]:
+    """struct eb_filter_spec, and what has to live as long as it."""
     rules: list[tuple[int, ...]] = []
     clauses: list[tuple[int, ...]] = []
     tests: list[tuple[int, ...]] = []
@@ -103,7 +99,16 @@ def filter_program(spec: FilterSpec) -> bytes:
         spec.last_nr,
     )
     sized = (item for array in arrays for item in (array, len(array)))
-    c_spec = ffi.new("struct eb_filter_spec *", (*head, *sized))
+    return ffi.new("struct eb_filter_spec *", (*head, *sized)), arrays
+
+
+def filter_program(spec: FilterSpec) -> bytes:
+    """The BPF program of a filter, an array of struct sock_filter.
+
+    Raises:
+        OSError: E2BIG when it is longer than the kernel takes, 4096 instructions.
+    """
+    c_spec, _alive = filter_spec(spec)
     program = ffi.new("struct eb_insn[]", lib.EB_FILTER_MAX)
     length = _checked(lib.eb_filter_compile(c_spec, program, lib.EB_FILTER_MAX))
     return bytes(ffi.buffer(program)[: length * ffi.sizeof("struct eb_insn")])

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bpf
+from evalbox._native import ffi, filter_spec
 from evalbox.compile.seccomp import (
     ALLOW,
     AUDIT_ARCH,
@@ -30,7 +31,7 @@ from evalbox.compile.seccomp import (
 )
 from evalbox.compile.syscalls import child_spec, effective_spec, launcher_spec
 from evalbox.policy import Network, Policy
-from filter_core import RefusedError, c_spec, compile_raw, compile_spec, core
+from filter_core import RefusedError, compile_raw, compile_spec
 
 pytestmark = pytest.mark.core
 
@@ -278,7 +279,7 @@ def test_tests_that_mean_nothing_are_einval(test: ArgTest) -> None:
 @pytest.mark.parametrize("field", ["first_clause", "n_clauses"])
 @pytest.mark.parametrize("value", [3, 0xFFFFFFFF])
 def test_clauses_outside_the_array_are_einval(field: str, value: int) -> None:
-    c_struct, alive = c_spec(spec_of([Rule(1, Verdict(EPERM, (Clause(ALLOW, ()),) * 2))]))
+    c_struct, alive = filter_spec(spec_of([Rule(1, Verdict(EPERM, (Clause(ALLOW, ()),) * 2))]))
     compile_raw(c_struct)
     setattr(alive[0][0], field, value)
     with pytest.raises(RefusedError, match="EINVAL"):
@@ -289,7 +290,7 @@ def test_clauses_outside_the_array_are_einval(field: str, value: int) -> None:
 @pytest.mark.parametrize("value", [2, 0xFFFFFFFF])
 def test_tests_outside_the_array_are_einval(field: str, value: int) -> None:
     clause = Clause(ALLOW, (ArgTest(0, 1),))
-    c_struct, alive = c_spec(spec_of([Rule(1, Verdict(EPERM, (clause,)))]))
+    c_struct, alive = filter_spec(spec_of([Rule(1, Verdict(EPERM, (clause,)))]))
     compile_raw(c_struct)
     setattr(alive[1][0], field, value)
     with pytest.raises(RefusedError, match="EINVAL"):
@@ -297,8 +298,7 @@ def test_tests_outside_the_array_are_einval(field: str, value: int) -> None:
 
 
 def test_the_spec_is_only_read() -> None:
-    ffi, _ = core()
-    c_struct, alive = c_spec(scattered(50, argued))
+    c_struct, alive = filter_spec(scattered(50, argued))
     before = [bytes(ffi.buffer(array)) for array in alive]
     assert compile_raw(c_struct) == compile_raw(c_struct)
     assert [bytes(ffi.buffer(array)) for array in alive] == before

@@ -23,11 +23,11 @@ from evalbox._native import Control, ControlReport, Wire
 from evalbox.errors import InternalError, SetupError
 from evalbox.resolve import base_environment
 from evalbox.workspace import PLACES
+from evalbox.workspace.flags import DIRECTORY
 
 PROGRAM = Path(__file__).parent.parent / "_launcher"
 _START_SECONDS = 30.0
 _END_SECONDS = 30.0
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Slot:
@@ -79,7 +79,7 @@ class Slot:
         try:
             for name in PLACES:
                 path = f"{self.name}/{name}"
-                fds.append(os.open(path, _DIRECTORY, dir_fd=self.launcher.root.fd))
+                fds.append(os.open(path, DIRECTORY, dir_fd=self.launcher.root.fd))
         except BaseException:
             close_all(fds)
             raise
@@ -89,7 +89,7 @@ class Slot:
     def box(self) -> Iterator[int]:
         """A descriptor of the directory in which the program starts."""
         self.launcher.root.open_up()
-        fd = os.open(f"{self.name}/{PLACES[0]}", _DIRECTORY, dir_fd=self.launcher.root.fd)
+        fd = os.open(f"{self.name}/{PLACES[0]}", DIRECTORY, dir_fd=self.launcher.root.fd)
         try:
             yield fd
         finally:
@@ -215,7 +215,7 @@ class Launcher:
         os.mkdir(name, 0o700, dir_fd=self.root.fd)
         # The umask may keep even its owner out.
         os.chmod(name, 0o700 if uid is None else 0o711, dir_fd=self.root.fd)
-        fd = os.open(name, _DIRECTORY, dir_fd=self.root.fd)
+        fd = os.open(name, DIRECTORY, dir_fd=self.root.fd)
         try:
             for place in PLACES:
                 os.mkdir(place, 0o700, dir_fd=fd)

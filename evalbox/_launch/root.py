@@ -17,10 +17,10 @@ from functools import cache
 from evalbox import _native
 from evalbox._host import host
 from evalbox.errors import SetupError
+from evalbox.workspace.flags import DIRECTORY
 
 _PREFIX = "evalbox-"
 _NAME = re.compile(r"evalbox-[0-9a-f]{32}")
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 10
 
 
@@ -29,7 +29,7 @@ class Root:
 
     def __init__(self) -> None:
         place = _place()
-        self.parent = os.open(place, _DIRECTORY)
+        self.parent = os.open(place, DIRECTORY)
         try:
             _sweep_once(place)
             self.name, self.fd = _make(self.parent)
@@ -72,7 +72,7 @@ def _make(parent: int) -> tuple[str, int]:
         try:
             # The umask may keep even its owner out.
             os.chmod(name, 0o700, dir_fd=parent)
-            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+            fd = os.open(name, DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
             continue
         if _lock(fd) and _is_there(parent, name, fd):
@@ -109,7 +109,7 @@ def _sweep_once(place: str) -> None:
 
 def sweep(place: str) -> None:
     """Removes what killed hosts of this user left in a directory."""
-    parent = os.open(place, _DIRECTORY)
+    parent = os.open(place, DIRECTORY)
     try:
         for name in os.listdir(parent):
             if _NAME.fullmatch(name):
@@ -120,7 +120,7 @@ def sweep(place: str) -> None:
 
 def _remove_leftover(parent: int, name: str) -> None:
     try:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        fd = os.open(name, DIRECTORY, dir_fd=parent)
     except OSError:
         return
     try:

@@ -8,12 +8,12 @@ the judge exited by itself with 0 and its output begins with this run's secret.
 from __future__ import annotations
 
 import secrets
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from evalbox._values import signal_name
 from evalbox.errors import EvalboxError
 from evalbox.grade.dataset import Problem, Sample
 from evalbox.grade.inside import wire
@@ -172,15 +172,11 @@ def _mebibytes(count: int | None) -> str:
     return "no" if count is None else f"{count / MiB:g} MiB"
 
 
-def _signal_name(output: Output) -> str:
-    try:
-        return signal.Signals(output.signal or 0).name
-    except ValueError:
-        return f"signal {output.signal}"
-
-
 _ENDED: Final[dict[Status, tuple[Cause, Callable[[Output], str]]]] = {
-    Status.SIGNALED: (Cause.SIGNALED, lambda out: f"the judge died of {_signal_name(out)}"),
+    Status.SIGNALED: (
+        Cause.SIGNALED,
+        lambda out: f"the judge died of {signal_name(out.signal or 0)}",
+    ),
     Status.WALL_TIME: (
         Cause.WALL_TIME,
         lambda out: (

@@ -16,8 +16,9 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
 
+from evalbox.workspace.flags import DIRECTORY
+
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Each level that is open costs a descriptor of the host.
 MAX_DEPTH = 64
 _ANY_DEPTH = "**"
@@ -72,7 +73,7 @@ def _inside(
     # Its owner may have taken away the right to list it or to go through it. The
     # name is no link: nothing can have changed it since it was listed.
     os.chmod(name, 0o700, dir_fd=parent)
-    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    fd = os.open(name, DIRECTORY, dir_fd=parent)
     try:
         yield from _matching(fd, f"{path}/", patterns, depth + 1)
     finally:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 
 from evalbox.plan import File
+from evalbox.workspace.flags import DIRECTORY
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER_MODE = 0o755
 
 
@@ -47,10 +47,10 @@ def _open_or_make(parent: int, name: str, owner: int | None) -> int:
     try:
         os.mkdir(name, _FOLDER_MODE, dir_fd=parent)
     except FileExistsError:
-        return os.open(name, _DIRECTORY, dir_fd=parent)
+        return os.open(name, DIRECTORY, dir_fd=parent)
     # The host's umask is not the program's, and may even keep us out.
     os.chmod(name, _FOLDER_MODE, dir_fd=parent)
-    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    fd = os.open(name, DIRECTORY, dir_fd=parent)
     try:
         _give(fd, owner)
     except BaseException:
