@@ -27,7 +27,8 @@ in the attacks_*.py of its section:
 - A caller that cannot do the act anyway (`mknod` takes CAP_MKNOD) is "not
   applicable" for it, if the attack says so: `privileged="CAP_MKNOD"`. Then the
   control may fail, and the attack still counts as a success if it gets through.
-- What a machine may lack: `needs=exists("/dev/kvm")`, a reason or "".
+- What a machine may lack: `needs=exists("/dev/kvm")`, a reason or "". What makes
+  sense for some callers only: `callers="root container"`.
 
 An attack on our own code, from outside or over several runs, is a function:
 
@@ -46,6 +47,7 @@ success where `Output.enforcement` said "enforced" for its property.
 
 from __future__ import annotations
 
+import builtins
 import json
 import platform
 import re
@@ -225,15 +227,28 @@ class Attack:
     harm: Callable[[Context], bool] | None = None
     privileged: str = ""
     needs: Callable[[Context], str] = nothing_lacks
+    callers: str = " ".join(CALLERS)
     function: Callable[[Context], str] | None = None
 
     def __post_init__(self) -> None:
         assert re.fullmatch(r"[FPNKRXI][0-9]+([.][a-z0-9-]+)?", self.id), self.id
         assert self.property is None or self.property in evalbox.ALL, self.id
         assert self.blocked, self.id
+        assert "|" not in self.title, self.id
+        assert set(self.callers.split()) <= set(CALLERS), self.id
         assert not self.blocked & self.reached, self.id
         # A function says itself where its act is allowed; an act has an ordinary process.
         assert self.function is None or self.control is not None, self.id
+
+    def why_not(self, context: Context) -> str:
+        """Why there is nothing to try here; "" when there is."""
+        if context.caller not in self.callers.split():
+            return f"only for {self.callers}"
+        return self.needs(context)
+
+    @builtins.property
+    def depends_on_machine(self) -> bool:
+        return self.needs is not nothing_lacks
 
 
 ATTACKS: dict[str, Attack] = {}
@@ -307,11 +322,6 @@ def attack(
 
 def exists(path: str) -> Callable[[Context], str]:
     return lambda _: "" if Path(path).exists() else f"there is no {path} here"
-
-
-def only(*callers: str) -> Callable[[Context], str]:
-    """For acts that mean something for these callers only."""
-    return lambda ctx: "" if ctx.caller in callers else f"only for {', '.join(callers)}"
 
 
 def make_context(attack_id: str, tier: str, caller: str, base: Path, world: World) -> Context:

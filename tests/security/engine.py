@@ -30,7 +30,7 @@ def run_attacks(ids: Iterable[str], tier: str, caller: str) -> Iterator[Result]:
         applicable = []
         for item in chosen:
             context = make_context(item.id, tier, caller, world.base, world)
-            if reason := item.needs(context):
+            if reason := item.why_not(context):
                 yield _not_applicable(item, context, reason)
             else:
                 applicable.append(_Attempt(item, context))
