@@ -6,6 +6,10 @@ how that is judged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 from evalbox import MiB
 from security.base import Context, attack, program
 from security.hoard import hoard
@@ -153,7 +157,7 @@ def grow():
 # ---- one file --------------------------------------------------------------------------------
 
 _TOO_LARGE = {
-    "written": "file.write(bytes(2 << 20))",
+    "written": "while file.tell() < 2 << 20:\n    file.write(bytes(1 << 16))",
     "sparse": "os.truncate(file.fileno(), 2 << 20)",
     "reserved": "os.posix_fallocate(file.fileno(), 0, 2 << 20)",
     "at-its-end": "os.pwrite(file.fileno(), b'x', 2 << 20)",
@@ -178,29 +182,25 @@ for _variant, _make in _TOO_LARGE.items():
 # ---- /dev/shm --------------------------------------------------------------------------------
 
 
-def _shm_name(ctx: Context) -> dict[str, str]:
-    return {"NAME": f"/dev/shm/{ctx.scratch.parent.name}"}
-
-
-def _is_left(ctx: Context) -> bool:
-    from pathlib import Path
-
-    path = Path(_shm_name(ctx)["NAME"])
+def _left_in_shm(ctx: Context, make: Callable[[str], object]) -> str:
+    path = Path("/dev/shm", ctx.scratch.parent.name)
+    make(f"open({str(path)!r}, 'w').close()")
     left = path.exists()
     path.unlink(missing_ok=True)
-    return left
+    return "OK" if left else "nothing"
 
 
-program(
+@attack(
     "R9",
     "an object of shared memory that stays behind",
     property="fs_write",
-    # A /dev/shm of its own goes with the run.
-    blocked="EACCES ENOENT without effect",
-    act='open(NAME, "w").close()',
-    given=_shm_name,
-    harm=_is_left,
+    blocked="nothing",
+    control=lambda ctx: _left_in_shm(ctx, ctx.act_outside),
 )
+def left_in_shm(ctx: Context) -> str:
+    return _left_in_shm(ctx, ctx.act_inside)
+
+
 hoard(
     "R9.fill",
     "shared memory in /dev/shm",
@@ -217,6 +217,7 @@ def grow():
     size=_SIZE,
     amount=_AMOUNT,
     blocked=f"{_BLOCKED} EACCES",
+    outside=True,
 )
 
 
@@ -241,7 +242,7 @@ for path in ("a/b/c", "a/b", "a", "."):
     os.chmod(path, 0)
 """,
     "odd": r"""
-for name in (b"\\xff", b"a\\nb", b"*", b"-rf", b".evalbox-1", b"..."):
+for name in (b"\xff", b"a\nb", b"*", b"-rf", b".evalbox-1", b"..."):
     os.mkdir(name)
 for number, to in enumerate(("/", "..", "/etc/passwd", "nowhere", "/proc/self/root", "/dev/zero")):
     os.symlink(to, f"l{number}")
@@ -252,6 +253,7 @@ for number in range(2000):
     os.mkdir(str(number))
     os.close(os.open(f"{number}/f", os.O_CREAT))
 """,
+    # By daemons that never stop, until they are killed.
     "growing": """
 for _ in range(3):
     if os.fork() == 0:
@@ -262,7 +264,7 @@ for _ in range(3):
             name = f"{os.getpid()}-{number % 1000}"
             os.makedirs(f"{name}/a/b", exist_ok=True)
             try:
-                os.rename(f"{name}/a", f"{number % 7}")
+                os.rename(f"{name}/a", str(number % 7))
             except OSError:
                 pass
 time.sleep(0.1)
@@ -270,14 +272,20 @@ time.sleep(0.1)
 }
 _LITTER = """
 import os, time
-for place in (".", os.environ["HOME"], os.environ["TMPDIR"]):
-    os.chdir(os.path.realpath(place))
+PLACES = [os.getcwd(), os.environ["HOME"], os.environ["TMPDIR"]]
+for place in PLACES:
+    os.chdir(place)
     {tree}
 """
-_LOOK = """
+_COUNT_HERE = """
+for place in PLACES:
+    os.chmod(place, 0o700)
+print(sum(len(os.listdir(place)) for place in PLACES))
+"""
+_COUNT = f"""
 import os
-places = [os.getcwd(), os.environ["HOME"], os.environ["TMPDIR"]]
-print(sum(len(os.listdir(place)) for place in places))
+PLACES = [os.getcwd(), os.environ["HOME"], os.environ["TMPDIR"]]
+{_COUNT_HERE}
 """
 
 
@@ -285,34 +293,22 @@ def _litter(tree: str) -> str:
     return _LITTER.format(tree=tree.strip().replace("\n", "\n    "))
 
 
-def _is_seen(ctx: Context, tree: str) -> str:
-    """By a look in the run that made it, before it ends."""
-    script = _LOOK.replace("print(", "os.chmod('.', 0o700); print(")
-    places = "places = [os.getcwd(), os.environ['HOME'], os.environ['TMPDIR']]\n"
-    litter = f"import os\n{places}{_litter(tree)}"
-    reopen = "for place in places: os.chmod(place, 0o700)\n"
-    count = "print(sum(len(os.listdir(place)) for place in places))"
-    del script
-    output = ctx.python(f"{litter}\n{reopen}{count}", disk=None)
-    return "OK" if output.text.strip() not in ("", "0") else f"{output!r}"
+def _seen_before_the_end(ctx: Context, tree: str) -> str:
+    found = ctx.python(f"{_litter(tree)}\n{_COUNT_HERE}", disk=None).text
+    return "nothing" if found in ("", "0\n") else "OK"
 
 
-def _is_left_behind(ctx: Context, tree: str, **fields: object) -> str:
-    ctx.python(_litter(tree), disk=None, **fields)
-    found = [ctx.python(_LOOK, **fields).text for _ in range(2)]
-    return "cleaned" if found == ["0\n"] * 2 else f"OK{found}"[:2]
-
-
-def _hard_tree(variant: str, tree: str) -> None:
-    register = attack(
-        f"R13.{variant}",
-        f"a tree that is hard to remove: {variant}",
-        property=None,
-        blocked="cleaned",
-        control=lambda ctx: _is_seen(ctx, tree),
-    )
-    register(lambda ctx: _is_left_behind(ctx, tree))
+def _left_for_the_next(ctx: Context, tree: str) -> str:
+    ctx.python(_litter(tree), disk=None)
+    found = [ctx.python(_COUNT, disk=None).text for _ in range(2)]
+    return "nothing" if found == ["0\n"] * 2 else "OK"
 
 
 for _variant, _tree in _HARD_TREES.items():
-    _hard_tree(_variant, _tree)
+    attack(
+        f"R13.{_variant}",
+        f"a tree that is hard to remove: {_variant}",
+        property=None,
+        blocked="nothing",
+        control=partial(_seen_before_the_end, tree=_tree),
+    )(partial(_left_for_the_next, tree=_tree))

@@ -103,10 +103,19 @@ class Hoard:
     brief: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
 
-    def attempt(self, ctx: Context, limit: int | None) -> str:
+    @property
+    def program(self) -> str:
+        return _PROGRAM.format(act=self.act)
+
+    def _given(self, limit: int | None) -> dict[str, Any]:
         hold = 0 if self.brief or limit is None else _HOLD
-        given = {"AMOUNT": self.amount, "STEP": _STEP, "HOLD": hold}
-        command = ctx.command(_PROGRAM.format(act=self.act), given)
+        return {"AMOUNT": self.amount, "STEP": _STEP, "HOLD": hold}
+
+    def without_sandbox(self, ctx: Context) -> str:
+        return ctx.act_outside(self.program, self._given(None))
+
+    def attempt(self, ctx: Context, limit: int | None) -> str:
+        command = ctx.command(self.program, self._given(limit))
         answer = ""
         for _ in range(self.tries):
             before = available()
@@ -165,17 +174,18 @@ def hoard(
     limit: str = "memory",
     size: int = 64 * MiB,
     amount: int = 128 * MiB,
+    outside: bool = False,
     needs: Callable[[Context], str] = nothing_lacks,
     **more: Any,
 ) -> None:
-    """Registers one; its control is the same without the limit."""
+    """Registers one; its control is the same without the limit, or `outside` a sandbox."""
     made = Hoard(act=act, limit=limit, size=size, amount=amount, **more)
     register = attack(
         id,
         title,
         property=limit,
         blocked=blocked,
-        control=partial(made.attempt, limit=None),
+        control=made.without_sandbox if outside else partial(made.attempt, limit=None),
         needs=needs,
     )
     register(partial(made.attempt, limit=size))
