@@ -102,7 +102,7 @@ def hand_on(write):
     room = mmap.mmap(-1, AMOUNT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     room.madvise(14)  # MADV_HUGEPAGE: little to copy
     at, end = 0, time.monotonic() + HOLD
-    while time.monotonic() < end:
+    while at < AMOUNT or time.monotonic() < end:
         if os.fork():
             os._exit(0)
         for _ in range(min(8, (AMOUNT - at) >> 20)):

@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import evalbox
 from evalbox import PIPE, Executor, KiB, MiB
