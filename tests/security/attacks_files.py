@@ -140,7 +140,7 @@ program(
     "F3.shared",
     "leave a file in /tmp, /var/tmp, /dev/shm or /run/lock of the host",
     property="fs_write",
-    blocked=f"{CLOSED} no-effect",
+    blocked=f"{CLOSED} unharmed",
     given=lambda ctx: {"PATHS": _shared_folders(ctx)},
     act="""
 failed = None

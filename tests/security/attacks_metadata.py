@@ -135,7 +135,7 @@ program(
     "F17.copy",
     "a set-id file in a directory that may be written, by cp --preserve",
     property=None,
-    blocked="no-effect",
+    blocked="unharmed",
     fields=lambda ctx: {"write": [ctx.dir], "read": ["/usr/bin"]},
     act='subprocess.run(["cp", "-p", "/usr/bin/passwd", f"{DIR}/f"])',
     harm=lambda ctx: bool((ctx.dir / "f").stat().st_mode & 0o6000),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import evalbox
@@ -138,7 +138,7 @@ def _with_harm(item: Attack, context: Context, answer: str) -> str:
     if item.harm(context):
         return "OK"
     # It believes that it succeeded, and nothing happened.
-    return "no-effect" if answer in item.reached else answer
+    return "unharmed" if answer in item.reached else answer
 
 
 # ---- functions -------------------------------------------------------------------------------
@@ -148,14 +148,18 @@ def _run_function(attempt: _Attempt) -> Result:
     item, context = attempt.attack, attempt.context
     assert item.function is not None
     assert item.control is not None
+    control = _answer(item.control, context)
+    context.fill()
+    context.enforcement = {}
+    return judge(item, context, _answer(item.function, context), control)
+
+
+def _answer(function: Callable[[Context], str], context: Context) -> str:
+    """One attack that breaks is a failure of its own, and not the end of the others."""
     try:
-        attempt.control = item.control(context)
-        context.fill()
-        context.enforcement = {}
-        answer = item.function(context)
-    except Exception as error:  # noqa: BLE001  # one broken attack must not hide the others
-        return _not_run(attempt, error)
-    return judge(item, context, answer, attempt.control)
+        return function(context)
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {error}"
 
 
 # ---- judging ---------------------------------------------------------------------------------
