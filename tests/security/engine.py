@@ -109,7 +109,7 @@ def _with_harm(item: Attack, context: Context, answer: str) -> str:
     if item.harm(context):
         return "OK"
     # It believes that it succeeded, and nothing happened.
-    return "without effect" if answer in item.reached else answer
+    return "unharmed" if answer in item.reached else answer
 
 
 # ---- functions -------------------------------------------------------------------------------
