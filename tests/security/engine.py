@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import evalbox
@@ -119,10 +119,18 @@ def _run_function(attempt: _Attempt) -> Result:
     item, context = attempt.attack, attempt.context
     assert item.function is not None
     assert item.control is not None
-    control = item.control(context)
+    control = _answer(item.control, context)
     context.fill()
     context.enforcement = {}
-    return judge(item, context, item.function(context), control)
+    return judge(item, context, _answer(item.function, context), control)
+
+
+def _answer(function: Callable[[Context], str], context: Context) -> str:
+    """One attack that breaks is a failure of its own, and not the end of the others."""
+    try:
+        return function(context)
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {error}"
 
 
 # ---- judging ---------------------------------------------------------------------------------
