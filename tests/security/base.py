@@ -23,7 +23,8 @@ in the attacks_*.py of its section:
   `control=lambda ctx: {"write": [ctx.dir]}` is a sandbox that allows it (added to
   `fields`), and `control_given` what else the act is told there.
 - `reached="OK EINVAL"`: answers that mean that the act got through.
-- `harm=lambda ctx: bool`: what the act did outside; decides instead of "OK".
+- `harm=lambda ctx: bool`: what the act did outside; decides instead of "OK", which
+  without it is "unharmed".
 - A caller that cannot do the act anyway (`mknod` takes CAP_MKNOD) is "not
   applicable" for it, if the attack says so: `privileged="CAP_MKNOD"`. Then the
   control may fail, and the attack still counts as a success if it gets through.
