@@ -64,7 +64,8 @@ program(
 def _not_granted(ctx: Context) -> dict[str, list[str]]:
     """Files of /etc that the caller itself can read and that no rule names."""
     rules = path_rules(Policy(), Program("/", in_workspace=True, grants=()))
-    granted = [rule.path for rule in rules]
+    # Where there is a mount namespace, this directory of links is there as well.
+    granted = [*(rule.path for rule in rules), "/etc/alternatives"]
     return {"FILES": [path for path in _files_of_etc() if not _is_below(path, granted)]}
 
 
@@ -224,7 +225,7 @@ ENTRIES = {
     "environ": 'open(f"/proc/{PID}/environ", "rb").read()',
     "maps": 'open(f"/proc/{PID}/maps").read()',
     "mem": 'os.open(f"/proc/{PID}/mem", os.O_RDWR)',
-    "fd": 'os.listdir(f"/proc/{PID}/fd")',
+    "fd": 'names = os.listdir(f"/proc/{PID}/fd"); os.readlink(f"/proc/{PID}/fd/{names[0]}")',
     "cwd": 'os.listdir(f"/proc/{PID}/cwd/.")',
     "root": 'os.listdir(f"/proc/{PID}/root/.")',
     "exe": 'open(f"/proc/{PID}/exe", "rb").read(4)',
@@ -296,10 +297,11 @@ for _name in ("cmdline", "stat", "status", "comm", "wchan", "io"):
     )
 program(
     "F13.parent",
-    "the command line of the program's parent",
+    "the command line of the program's parent, and paths of the host in it",
     property="proc_view",
-    blocked=HIDDEN,
-    act=OF_PARENT + 'open(f"/proc/{PID}/cmdline").read()',
+    # In a PID namespace the parent is the init of the run, which has nothing to tell.
+    blocked=f"{HIDDEN} nameless",
+    act=OF_PARENT + '"/" in open(f"/proc/{PID}/cmdline").read() or held("nameless")',
 )
 
 # ---- F14, F15: descriptors -------------------------------------------------------------------
