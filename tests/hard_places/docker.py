@@ -163,6 +163,8 @@ def _overlay(scratch: Path, lower: str | Path, target: Path) -> None:
     folders = [scratch / kind / name for kind in ("upper", "work")]
     for folder in folders:
         folder.mkdir(parents=True)
+    # The directory at the top is the upper one, with its own mode.
+    folders[0].chmod(stat.S_IMODE(os.stat(lower).st_mode))
     parts = [f"{folder.parent.name}dir={folder}" for folder in folders]
     options = ",".join([f"lowerdir={lower}", *parts])
     linux.mount("overlay", target, "overlay", options=options)
