@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from .enter import CANNOT_MAKE, run
-from .places import inside, names
+from .places import PLACES, inside
 
 
 def main() -> int:
@@ -16,7 +16,8 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     if args.list:
-        print("\n".join(names()))
+        for name, place in PLACES.items():
+            print(f"{name:<20}{place.summary} ({', '.join(place.who)})")
         return 0
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not args.place or not command:

@@ -3,8 +3,8 @@
 What is reproduced: the published default seccomp profile, the default
 capabilities, the mounts with their options, the masked and the read-only paths,
 and own PID, mount, IPC, UTS, network and cgroup namespaces. The root directory
-is this machine's, under an overlay of which nothing is kept; /tmp and /var/tmp
-are empty. What is not: the devices cgroup, AppArmor, and a bridge to the network.
+is this machine's, as root under an overlay of which nothing is kept; /tmp and
+/var/tmp are empty. What is not: the devices cgroup, AppArmor, and a bridge to the network.
 """
 
 from __future__ import annotations
@@ -144,7 +144,12 @@ def enter_root(volumes: Iterable[str]) -> None:
     for name in ("root", "etc", "empty"):
         (scratch / name).mkdir()
     (scratch / "empty").chmod(0o1777)
-    _overlay(scratch, "/", root)
+    if os.geteuid() == 0:
+        _overlay(scratch, "/", root)
+    else:
+        # No overlay of less than all that is mounted, inside a user namespace; but
+        # there an ordinary user can change no more than it can outside.
+        linux.bind("/", root, MS_REC)
     for name in _EMPTY:
         _overlay(scratch, scratch / "empty", root / name)
     _bind_volumes(root, volumes)

@@ -15,8 +15,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from . import linux
+
+T = TypeVar("T")
 
 CANNOT_MAKE = 125
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
@@ -44,6 +47,28 @@ class Inside:
     uid: int | None = None
     last: Sequence[Callable[[], None]] = ()
     env: dict[str, str] = field(default_factory=dict)
+
+
+def joined(*parts: Inside) -> Inside:
+    """All of them in one place: steps in their order, of each value the last that is set."""
+    namespaces, env = 0, {}
+    for part in parts:
+        namespaces |= part.namespaces
+        env |= part.env
+    return Inside(
+        namespaces=namespaces,
+        mounts=[step for part in parts for step in part.mounts],
+        filters=[program for part in parts for program in part.filters],
+        capabilities=_last_set([part.capabilities for part in parts]),
+        uid=_last_set([part.uid for part in parts]),
+        last=[step for part in parts for step in part.last],
+        env=env,
+    )
+
+
+def _last_set(values: Sequence[T | None]) -> T | None:
+    found = [value for value in values if value is not None]
+    return found[-1] if found else None
 
 
 def run(inside: Inside, command: Sequence[str]) -> int:

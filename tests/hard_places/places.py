@@ -1,4 +1,4 @@
-"""The table of places: what each is, and the steps that make it."""
+"""The table of places: what each is, who can be there, and the steps that make it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 from evalbox import _native
 
-from . import docker, linux
-from .enter import Inside
+from . import docker, kernel, linux
+from .enter import Inside, joined
 
+# Who a command is where root makes the place for an ordinary user.
 USER = 1000
 _CONTAINER = linux.NEWIPC | linux.NEWUTS | linux.NEWNET | linux.NEWCGROUP
+_HOSTNAME = "0123456789ab"
+_MEBIBYTE = 1 << 20
+BOTH, ONLY_USER = ("root", "user"), ("user",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +26,26 @@ class Place:
 
     summary: str
     make: Callable[[int], Inside]
+    who: tuple[str, ...] = BOTH
+
+
+# ---- containers ------------------------------------------------------------------
 
 
 def _docker(uid: int) -> Inside:
-    volumes = docker.needed_volumes()
     program = _native.filter_program(docker.profile())
+    return joined(_docker_unconfined(uid), Inside(filters=(program,)))
+
+
+def _docker_unconfined(uid: int) -> Inside:
+    volumes = docker.needed_volumes()
     return Inside(
         namespaces=_CONTAINER | _user_namespace(),
         mounts=(_name_host, linux.loopback_up, lambda: docker.enter_root(volumes)),
-        filters=(program,),
         capabilities=docker.CAPABILITIES,
         uid=uid,
         env={"HOME": "/root" if uid == 0 else "/", "HOSTNAME": _HOSTNAME},
     )
-
-
-_HOSTNAME = "0123456789ab"
 
 
 def _name_host() -> None:
@@ -49,23 +57,140 @@ def _user_namespace() -> int:
     return 0 if os.geteuid() == 0 else linux.NEWUSER
 
 
+def _machine(uid: int, *mounts: Callable[[], None]) -> Inside:
+    """This machine as it is, with a PID namespace and mounts of its own."""
+    return Inside(namespaces=_user_namespace(), mounts=(kernel.mount_proc, *mounts), uid=uid)
+
+
+# ---- no user namespaces ----------------------------------------------------------
+
+
+def _no_userns(uid: int) -> Inside:
+    # The limit is that of the user namespace in which it is set, so a fresh one
+    # keeps it away from everybody else.
+    fresh = Inside(namespaces=linux.NEWUSER)
+    return joined(_machine(uid, kernel.forbid_user_namespaces), fresh)
+
+
+def _debian_userns(uid: int) -> Inside:
+    setting = {"unprivileged_userns_clone": "0"}
+    deny = Inside(filters=(_native.filter_program(kernel.no_user_namespace()),))
+    return joined(_machine(uid, lambda: kernel.show_settings(setting)), deny)
+
+
+def _apparmor_userns(uid: int) -> Inside:
+    deny = Inside(filters=(_native.filter_program(kernel.no_user_namespace()),))
+    return joined(_machine(uid, _show_apparmor), deny)
+
+
+def _apparmor_caps(uid: int) -> Inside:
+    deny = Inside(filters=(_native.filter_program(kernel.no_capabilities_in_namespaces()),))
+    return joined(_machine(uid, _show_apparmor), deny)
+
+
+def _show_apparmor() -> None:
+    kernel.show_settings({"apparmor_restrict_unprivileged_userns": "1"})
+
+
+# ---- file systems ------------------------------------------------------------------
+
+
+def _no_tmpfs(uid: int) -> Inside:
+    return joined(
+        _machine(uid, kernel.disk_for_temporary_files, kernel.read_only_devices),
+        Inside(env={"TMPDIR": "/tmp"}),
+    )
+
+
+def _read_only_root(uid: int) -> Inside:
+    small = kernel.tmpfs("/mnt", 16 * _MEBIBYTE)
+    place = Inside(mounts=(kernel.read_only_root, small), env={"TMPDIR": "/mnt"})
+    return joined(place, _machine(uid))
+
+
+def _read_only_all(uid: int) -> Inside:
+    place = Inside(mounts=(kernel.read_only_root,), env={"TMPDIR": "/tmp"})
+    return joined(place, _machine(uid))
+
+
+def _noexec_tmp(uid: int) -> Inside:
+    return joined(_machine(uid, kernel.noexec_temporary_files), Inside(env={"TMPDIR": "/tmp"}))
+
+
+def _no_proc(uid: int) -> Inside:
+    return Inside(namespaces=_user_namespace(), mounts=(kernel.no_proc,), uid=uid)
+
+
+def _read_only_proc(uid: int) -> Inside:
+    return _machine(uid, kernel.read_only_proc)
+
+
+# ---- limits of the caller ------------------------------------------------------------
+
+
+def _few_files(uid: int) -> Inside:
+    return joined(_machine(uid), Inside(last=(kernel.few_files,)))
+
+
+def _few_processes(uid: int) -> Inside:
+    # An own user namespace counts apart, and only what is in it.
+    fresh = Inside(namespaces=linux.NEWUSER, last=(kernel.few_processes,))
+    return joined(_machine(uid), fresh)
+
+
+def _closed_stdio(uid: int) -> Inside:
+    return joined(_machine(uid), Inside(last=(kernel.close_stdio,)))
+
+
 PLACES: dict[str, Place] = {
     "docker": Place("a container with Docker's defaults", _docker),
+    "docker-unconfined": Place(
+        "the same with seccomp=unconfined: user namespaces, but a masked /proc",
+        _docker_unconfined,
+    ),
+    "no-userns": Place("user.max_user_namespaces=0", _no_userns),
+    "debian-userns": Place(
+        "kernel.unprivileged_userns_clone=0: EPERM for an ordinary user", _debian_userns, ONLY_USER
+    ),
+    "apparmor-userns": Place(
+        "AppArmor denies a user namespace: EPERM", _apparmor_userns, ONLY_USER
+    ),
+    "apparmor-caps": Place(
+        "AppArmor as in Ubuntu 24.04: a user namespace without capabilities",
+        _apparmor_caps,
+        ONLY_USER,
+    ),
+    "no-tmpfs": Place("temporary files only on a disk, no /dev/shm", _no_tmpfs),
+    "read-only-root": Place("all read-only but TMPDIR, a tmpfs of 16 MiB", _read_only_root),
+    "read-only-all": Place("no directory that can be written", _read_only_all),
+    "noexec-tmp": Place("/tmp, /var/tmp and /dev/shm mounted noexec", _noexec_tmp),
+    "no-proc": Place("/proc is not mounted", _no_proc),
+    "read-only-proc": Place("/proc is mounted read-only", _read_only_proc),
+    "few-files": Place("RLIMIT_NOFILE is 32", _few_files),
+    "few-processes": Place("RLIMIT_NPROC is 4", _few_processes, ONLY_USER),
+    "closed-stdio": Place("descriptors 0, 1 and 2 are closed", _closed_stdio),
 }
 
 
 def names() -> list[str]:
-    return [f"{name}-{who}" for name in PLACES for who in ("root", "user")]
+    """All that this caller may ask for, like `docker-root`."""
+    return [f"{name}-{who}" for name, place in PLACES.items() for who in place.who]
 
 
 def inside(name: str) -> Inside:
-    """The way into a place, named like `docker-root`.
+    """The way into a place; several, joined with `+`, have the same caller.
 
     Raises:
         ValueError: there is no such place, or this caller cannot make it.
     """
+    first, *more = name.split("+")
+    ways = [_one(part) for part in (first, *more)]
+    return joined(*ways)
+
+
+def _one(name: str) -> Inside:
     base, _, who = name.rpartition("-")
-    if base not in PLACES or who not in ("root", "user"):
+    if name not in names():
         raise ValueError(f"no such place: {name}; there are {', '.join(names())}")
     if who == "root" and os.geteuid() != 0:
         raise ValueError(f"only root can make {name}")
