@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ from evalbox.compile.seccomp import (
     Verdict,
 )
 
-from . import linux
+from . import linux, machine
 from .linux import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 
 CAPABILITIES = (
@@ -66,7 +64,6 @@ _LINKS = {
     "core": "/proc/kcore",
     "ptmx": "pts/ptmx",
 }
-_EMPTY = ("tmp", "var/tmp")
 _PROFILE = Path(__file__).with_name("docker_seccomp.json")
 
 
@@ -136,23 +133,20 @@ def _named(facts: dict[str, Any]) -> Iterator[str]:
 # ---- the root directory ------------------------------------------------------------
 
 
-def enter_root(volumes: Iterable[str]) -> None:
+def enter_root(volumes: Sequence[str]) -> None:
     """Makes the container's root directory this process's; needs its namespaces."""
     scratch = Path("/run")
     linux.mount("tmpfs", scratch, "tmpfs", options="mode=755")
     root = scratch / "root"
-    for name in ("root", "etc", "empty"):
+    for name in ("root", "etc"):
         (scratch / name).mkdir()
-    (scratch / "empty").chmod(0o1777)
     if os.geteuid() == 0:
-        _overlay(scratch, "/", root)
+        linux.overlay("/", root, scratch)
     else:
         # No overlay of less than all that is mounted, inside a user namespace; but
         # there an ordinary user can change no more than it can outside.
         linux.bind("/", root, MS_REC)
-    for name in _EMPTY:
-        _overlay(scratch, scratch / "empty", root / name)
-    _bind_volumes(root, volumes)
+    machine.private_temporary_files(volumes, scratch, root)
     _mount_kernel(root)
     _mount_devices(root / "dev")
     _write_names(scratch / "etc", root / "etc")
@@ -160,26 +154,6 @@ def enter_root(volumes: Iterable[str]) -> None:
     mask(MASKED)
     for path in filter(os.path.exists, READ_ONLY):
         linux.bind(path, path, MS_REC | MS_RDONLY)
-
-
-def _overlay(scratch: Path, lower: str | Path, target: Path) -> None:
-    """Mounts `lower` at `target`; what is written there is kept in memory and then gone."""
-    name = f"{target.parent.name}-{target.name}"
-    folders = [scratch / kind / name for kind in ("upper", "work")]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    # The directory at the top is the upper one, with its own mode.
-    folders[0].chmod(stat.S_IMODE(os.stat(lower).st_mode))
-    parts = [f"{folder.parent.name}dir={folder}" for folder in folders]
-    options = ",".join([f"lowerdir={lower}", *parts])
-    linux.mount("overlay", target, "overlay", options=options)
-
-
-def _bind_volumes(root: Path, volumes: Iterable[str]) -> None:
-    for volume in volumes:
-        target = root / volume.lstrip("/")
-        target.mkdir(parents=True, exist_ok=True)
-        linux.bind(volume, target, MS_REC)
 
 
 def _mount_kernel(root: Path) -> None:
@@ -237,12 +211,3 @@ def mask(paths: Iterable[str]) -> None:
             linux.mount("tmpfs", path, "tmpfs", MS_RDONLY)
         elif os.path.exists(path):
             linux.bind("/dev/null", path)
-
-
-def needed_volumes() -> list[str]:
-    """What tests need and an overlay of / with an empty /tmp does not show."""
-    here = os.stat("/").st_dev
-    wanted = (Path(__file__).parents[2], Path.cwd(), Path(sys.prefix), Path(sys.base_prefix))
-    hidden = re.compile(r"/(?:var/)?tmp/")
-    found = [str(p) for p in wanted if p.stat().st_dev != here or hidden.match(str(p))]
-    return list(dict.fromkeys(found))

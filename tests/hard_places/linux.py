@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterable
 from fcntl import ioctl
@@ -66,12 +67,27 @@ def bind(source: str | Path, target: str | Path, flags: int = 0) -> None:
     """With flags other than MS_REC in a second step, as the kernel wants it."""
     mount(os.fspath(source), target, flags=MS_BIND | flags & MS_REC)
     if extra := flags & ~MS_REC:
-        kept = _flags_of(target)
-        mount("none", target, flags=MS_REMOUNT | MS_BIND | kept | extra)
+        remount(target, extra)
+
+
+def remount(path: str | Path, flags: int) -> None:
+    """Adds flags to those of a mount, which inside a user namespace must stay."""
+    mount("none", path, flags=MS_REMOUNT | MS_BIND | _flags_of(path) | flags)
+
+
+def overlay(lower: str | Path, target: Path, scratch: Path) -> None:
+    """Mounts `lower` at `target`; what is written there goes to `scratch`, a tmpfs."""
+    name = f"{target.parent.name}-{target.name}"
+    folders = [scratch / kind / name for kind in ("upper", "work")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    # The directory at the top is the upper one, with its own mode.
+    folders[0].chmod(stat.S_IMODE(os.stat(lower).st_mode))
+    parts = [f"{folder.parent.name}dir={folder}" for folder in folders]
+    mount("overlay", target, "overlay", options=",".join([f"lowerdir={lower}", *parts]))
 
 
 def _flags_of(path: str | Path) -> int:
-    """Flags of a mount, which a remount inside a user namespace must keep."""
     found = os.statvfs(path).f_flag
     return found & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 

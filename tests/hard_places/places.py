@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from evalbox import _native
 
-from . import docker, kernel, linux
+from . import docker, linux, machine
 from .enter import Inside, joined
 
 # Who a command is where root makes the place for an ordinary user.
@@ -38,7 +38,7 @@ def _docker(uid: int) -> Inside:
 
 
 def _docker_unconfined(uid: int) -> Inside:
-    volumes = docker.needed_volumes()
+    volumes = machine.needed_volumes()
     return Inside(
         namespaces=_CONTAINER | _user_namespace(),
         mounts=(_name_host, linux.loopback_up, lambda: docker.enter_root(volumes)),
@@ -59,7 +59,9 @@ def _user_namespace() -> int:
 
 def _machine(uid: int, *mounts: Callable[[], None]) -> Inside:
     """This machine as it is, with a PID namespace and mounts of its own."""
-    return Inside(namespaces=_user_namespace(), mounts=(kernel.mount_proc, *mounts), uid=uid)
+    volumes = machine.needed_volumes()
+    start = (lambda: machine.own_temporary_files(volumes), machine.mount_proc)
+    return Inside(namespaces=_user_namespace(), mounts=(*start, *mounts), uid=uid)
 
 
 # ---- no user namespaces ----------------------------------------------------------
@@ -69,27 +71,27 @@ def _no_userns(uid: int) -> Inside:
     # The limit is that of the user namespace in which it is set, so a fresh one
     # keeps it away from everybody else.
     fresh = Inside(namespaces=linux.NEWUSER)
-    return joined(_machine(uid, kernel.forbid_user_namespaces), fresh)
+    return joined(_machine(uid, machine.forbid_user_namespaces), fresh)
 
 
 def _debian_userns(uid: int) -> Inside:
     setting = {"unprivileged_userns_clone": "0"}
-    deny = Inside(filters=(_native.filter_program(kernel.no_user_namespace()),))
-    return joined(_machine(uid, lambda: kernel.show_settings(setting)), deny)
+    deny = Inside(filters=(_native.filter_program(machine.no_user_namespace()),))
+    return joined(_machine(uid, lambda: machine.show_settings(setting)), deny)
 
 
 def _apparmor_userns(uid: int) -> Inside:
-    deny = Inside(filters=(_native.filter_program(kernel.no_user_namespace()),))
+    deny = Inside(filters=(_native.filter_program(machine.no_user_namespace()),))
     return joined(_machine(uid, _show_apparmor), deny)
 
 
 def _apparmor_caps(uid: int) -> Inside:
-    deny = Inside(filters=(_native.filter_program(kernel.no_capabilities_in_namespaces()),))
+    deny = Inside(filters=(_native.filter_program(machine.no_capabilities_in_namespaces()),))
     return joined(_machine(uid, _show_apparmor), deny)
 
 
 def _show_apparmor() -> None:
-    kernel.show_settings({"apparmor_restrict_unprivileged_userns": "1"})
+    machine.show_settings({"apparmor_restrict_unprivileged_userns": "1"})
 
 
 # ---- file systems ------------------------------------------------------------------
@@ -97,49 +99,53 @@ def _show_apparmor() -> None:
 
 def _no_tmpfs(uid: int) -> Inside:
     return joined(
-        _machine(uid, kernel.disk_for_temporary_files, kernel.read_only_devices),
+        _machine(uid, machine.read_only_devices),
         Inside(env={"TMPDIR": "/tmp"}),
     )
 
 
 def _read_only_root(uid: int) -> Inside:
-    small = kernel.tmpfs("/mnt", 16 * _MEBIBYTE)
-    place = Inside(mounts=(kernel.read_only_root, small), env={"TMPDIR": "/mnt"})
-    return joined(place, _machine(uid))
+    small = machine.tmpfs("/mnt", 16 * _MEBIBYTE)
+    return joined(
+        _machine(uid, machine.read_only_root, machine.mount_proc, small),
+        Inside(env={"TMPDIR": "/mnt"}),
+    )
 
 
 def _read_only_all(uid: int) -> Inside:
-    place = Inside(mounts=(kernel.read_only_root,), env={"TMPDIR": "/tmp"})
-    return joined(place, _machine(uid))
+    return joined(
+        _machine(uid, machine.read_only_root, machine.mount_proc),
+        Inside(env={"TMPDIR": "/tmp"}),
+    )
 
 
 def _noexec_tmp(uid: int) -> Inside:
-    return joined(_machine(uid, kernel.noexec_temporary_files), Inside(env={"TMPDIR": "/tmp"}))
+    return joined(_machine(uid, machine.noexec_temporary_files), Inside(env={"TMPDIR": "/tmp"}))
 
 
 def _no_proc(uid: int) -> Inside:
-    return Inside(namespaces=_user_namespace(), mounts=(kernel.no_proc,), uid=uid)
+    return _machine(uid, machine.no_proc)
 
 
 def _read_only_proc(uid: int) -> Inside:
-    return _machine(uid, kernel.read_only_proc)
+    return _machine(uid, machine.read_only_proc)
 
 
 # ---- limits of the caller ------------------------------------------------------------
 
 
 def _few_files(uid: int) -> Inside:
-    return joined(_machine(uid), Inside(last=(kernel.few_files,)))
+    return joined(_machine(uid), Inside(last=(machine.few_files,)))
 
 
 def _few_processes(uid: int) -> Inside:
     # An own user namespace counts apart, and only what is in it.
-    fresh = Inside(namespaces=linux.NEWUSER, last=(kernel.few_processes,))
+    fresh = Inside(namespaces=linux.NEWUSER, last=(machine.few_processes,))
     return joined(_machine(uid), fresh)
 
 
 def _closed_stdio(uid: int) -> Inside:
-    return joined(_machine(uid), Inside(last=(kernel.close_stdio,)))
+    return joined(_machine(uid), Inside(last=(machine.close_stdio,)))
 
 
 PLACES: dict[str, Place] = {
@@ -150,7 +156,7 @@ PLACES: dict[str, Place] = {
     ),
     "no-userns": Place("user.max_user_namespaces=0", _no_userns),
     "debian-userns": Place(
-        "kernel.unprivileged_userns_clone=0: EPERM for an ordinary user", _debian_userns, ONLY_USER
+        "machine.unprivileged_userns_clone=0: EPERM for an ordinary user", _debian_userns, ONLY_USER
     ),
     "apparmor-userns": Place(
         "AppArmor denies a user namespace: EPERM", _apparmor_userns, ONLY_USER
@@ -167,7 +173,7 @@ PLACES: dict[str, Place] = {
     "no-proc": Place("/proc is not mounted", _no_proc),
     "read-only-proc": Place("/proc is mounted read-only", _read_only_proc),
     "few-files": Place("RLIMIT_NOFILE is 32", _few_files),
-    "few-processes": Place("RLIMIT_NPROC is 4", _few_processes, ONLY_USER),
+    "few-processes": Place("RLIMIT_NPROC is 2", _few_processes, ONLY_USER),
     "closed-stdio": Place("descriptors 0, 1 and 2 are closed", _closed_stdio),
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
 import resource
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from evalbox._syscall_table import NUMBERS
@@ -27,8 +28,9 @@ from evalbox.compile.seccomp import (
 from . import linux
 from .linux import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 
-FILES, PROCESSES = 32, 4
+FILES, PROCESSES = 32, 2
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
+_TEMPORARY_PATH = re.compile(r"/(?:var/)?tmp/")
 _SETTINGS = Path("/proc/sys/kernel")
 _NAMESPACES = (
     linux.NEWNS | linux.NEWCGROUP | linux.NEWUTS | linux.NEWIPC | linux.NEWPID | linux.NEWNET
@@ -116,25 +118,42 @@ def no_capabilities_in_namespaces() -> FilterSpec:
 # ---- file systems ----------------------------------------------------------------
 
 
-def disk_for_temporary_files() -> None:
-    """Whatever is a tmpfs shows a directory of a disk instead."""
-    on_disk = [path for path in ("/var/tmp", "/tmp") if _kind(path) != "tmpfs"]
-    if not on_disk:
-        raise OSError(errno.ENODEV, "neither /tmp nor /var/tmp is on a disk")
-    for path in ("/var/tmp", "/tmp"):
-        if path not in on_disk:
-            linux.bind(on_disk[0], path)
+def needed_volumes() -> list[str]:
+    """What tests need that new temporary directories, or an overlay of /, would hide."""
+    here = os.stat("/").st_dev
+    wanted = (Path(__file__).parents[2], Path.cwd(), Path(sys.prefix), Path(sys.base_prefix))
+    hidden = [path for path in wanted if path.stat().st_dev != here or _TEMPORARY_PATH.match(str(path))]
+    return list(dict.fromkeys(map(str, hidden)))
 
 
-def _kind(path: str) -> str:
-    """The type of the file system that is mounted there or above."""
-    found = ("", "")
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        point = before.split()[4]
-        if f"{path}/".startswith(f"{point.rstrip('/')}/") and len(point) >= len(found[0]):
-            found = (point, after.split()[0])
-    return found[1]
+def private_temporary_files(
+    volumes: Sequence[str], scratch: Path, root: str | Path = "/"
+) -> None:
+    """New /tmp and /var/tmp, whose file system does not call itself a tmpfs.
+
+    What others have there is not seen, and nothing is left there.
+    """
+    empty = scratch / "empty"
+    empty.mkdir()
+    empty.chmod(0o1777)
+    # Held open: the paths may be below what is about to be covered.
+    sources = {volume: os.open(volume, os.O_PATH | os.O_DIRECTORY) for volume in volumes}
+    for name in ("tmp", "var/tmp"):
+        linux.overlay(empty, Path(root, name), scratch)
+    for volume, fd in sources.items():
+        target = Path(root, volume.lstrip("/"))
+        target.mkdir(parents=True, exist_ok=True)
+        linux.bind(f"/proc/self/fd/{fd}", target, MS_REC)
+        os.close(fd)
+
+
+def own_temporary_files(volumes: Sequence[str]) -> None:
+    """The same for this machine's root directory, and a new /dev/shm."""
+    scratch = Path("/mnt")
+    linux.mount("tmpfs", scratch, "tmpfs", options="mode=755")
+    private_temporary_files(volumes, scratch)
+    linux.unmount(scratch)
+    linux.mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
 
 
 def read_only_devices() -> None:
@@ -144,8 +163,8 @@ def read_only_devices() -> None:
     for name in ("null", "zero", "full", "random", "urandom", "tty"):
         (room / name).touch()
         linux.bind(f"/dev/{name}", room / name)
-    linux.mount(os.fspath(room), "/dev", flags=linux.MS_BIND | MS_REC)
-    linux.bind("/dev", "/dev", MS_RDONLY)
+    linux.bind(room, "/dev", MS_REC)
+    linux.remount("/dev", MS_RDONLY)
     linux.unmount(room)
 
 
