@@ -33,10 +33,11 @@ from evalbox.compile.seccomp import (
 from . import linux, machine
 from .linux import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 
-CAPABILITIES = (
+_CAPABILITIES = (
     "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP"
     " SETGID SETPCAP SETUID SYS_CHROOT"
-).split()
+)
+CAPABILITIES = tuple(_CAPABILITIES.split())
 
 # What Docker's default specification masks and makes read-only.
 MASKED = (

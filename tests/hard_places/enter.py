@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from evalbox import _native
+from evalbox.compile.seccomp import FilterSpec
+
 from . import linux
 
 T = TypeVar("T")
@@ -33,7 +36,7 @@ class Inside:
     Attributes:
         namespaces: CLONE_NEW* beside the PID and the mount namespace.
         mounts: steps with all capabilities and mounts that nobody else sees.
-        filters: BPF programs for seccomp.
+        filters: what makes the rules of seccomp filters.
         capabilities: what root has left; None: all that it had.
         uid, gid: who the command is; None: the caller.
         last: steps as that user, just before execve.
@@ -42,7 +45,7 @@ class Inside:
 
     namespaces: int = 0
     mounts: Sequence[Callable[[], None]] = ()
-    filters: Sequence[bytes] = ()
+    filters: Sequence[Callable[[], FilterSpec]] = ()
     capabilities: Sequence[str] | None = None
     uid: int | None = None
     last: Sequence[Callable[[], None]] = ()
@@ -58,7 +61,7 @@ def joined(*parts: Inside) -> Inside:
     return Inside(
         namespaces=namespaces,
         mounts=[step for part in parts for step in part.mounts],
-        filters=[program for part in parts for program in part.filters],
+        filters=[make for part in parts for make in part.filters],
         capabilities=_last_set([part.capabilities for part in parts]),
         uid=_last_set([part.uid for part in parts]),
         last=[step for part in parts for step in part.last],
@@ -135,10 +138,12 @@ def _become(inside: Inside, command: Sequence[str]) -> int:
     linux.die_with_parent()
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     cwd = os.getcwd()
+    # Made before: evalbox may not be there once the mounts are.
+    programs = [_native.filter_program(make()) for make in inside.filters]
     for step in inside.mounts:
         step()
     os.chdir(cwd if os.path.isdir(cwd) else "/")
-    for program in inside.filters:
+    for program in programs:
         linux.install_filter(program)
     if inside.capabilities is not None:
         linux.bound_capabilities(inside.capabilities)

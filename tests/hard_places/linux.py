@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import stat
@@ -27,13 +28,14 @@ _AT_RECURSIVE = 0x8000
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 
 # include/uapi/linux/capability.h
-CAPABILITIES = (
+_NAMES = (
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE"
     " NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO"
     " SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME"
     " SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG"
     " WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+)
+CAPABILITIES = tuple(_NAMES.split())
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -130,10 +132,12 @@ def no_new_privileges() -> None:
 def bound_capabilities(kept: Iterable[str]) -> None:
     """After execve root has no more than these."""
     for number, name in enumerate(CAPABILITIES):
-        if name not in kept and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
-            # EINVAL: an older kernel, which does not know this one.
-            if ctypes.get_errno() != 22:
-                _checked(-1, f"PR_CAPBSET_DROP {name}")
+        if name in kept:
+            continue
+        # EINVAL: an older kernel, which does not know this one.
+        failed = _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0
+        if failed and ctypes.get_errno() != errno.EINVAL:
+            _checked(-1, f"PR_CAPBSET_DROP {name}")
 
 
 def install_filter(program: bytes) -> None:

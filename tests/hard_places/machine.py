@@ -122,13 +122,13 @@ def needed_volumes() -> list[str]:
     """What tests need that new temporary directories, or an overlay of /, would hide."""
     here = os.stat("/").st_dev
     wanted = (Path(__file__).parents[2], Path.cwd(), Path(sys.prefix), Path(sys.base_prefix))
-    hidden = [path for path in wanted if path.stat().st_dev != here or _TEMPORARY_PATH.match(str(path))]
+    hidden = [
+        path for path in wanted if path.stat().st_dev != here or _TEMPORARY_PATH.match(str(path))
+    ]
     return list(dict.fromkeys(map(str, hidden)))
 
 
-def private_temporary_files(
-    volumes: Sequence[str], scratch: Path, root: str | Path = "/"
-) -> None:
+def private_temporary_files(volumes: Sequence[str], scratch: Path, root: str | Path = "/") -> None:
     """New /tmp and /var/tmp, whose file system does not call itself a tmpfs.
 
     What others have there is not seen, and nothing is left there.
@@ -179,7 +179,7 @@ def tmpfs(path: str, size: int) -> Callable[[], None]:
 
 def noexec_temporary_files() -> None:
     for path in filter(os.path.isdir, _TEMPORARY):
-        linux.bind(path, path, MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        linux.bind(path, path, MS_REC | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
 # ---- limits of the caller ----------------------------------------------------------

@@ -82,7 +82,9 @@ def _attack(executor: evalbox.Executor, policy: evalbox.Policy) -> dict[str, Any
 
     def free(command: list[str]) -> str:
         pipes = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **pipes).stdout
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, **pipes
+        ).stdout
 
     return {"attacks": _seen_by(confined), "controls": _seen_by(free)}
 
