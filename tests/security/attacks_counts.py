@@ -1,225 +1,156 @@
-"""Attacks on what the kernel counts: descriptors, signals, timers, priorities, arguments.
-
-Also on what it counts for a user, whose other runs must not feel it.
-"""
+"""Attacks on the number of processes: more than a run may have, or those of another run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+import proc
+from evalbox import PIPE, Executor, Stdout, TimedOut
+from security.aims import end_marked
+from security.base import Context, attack
+from security.runs import end_of, python_plan
 
-import evalbox
-from evalbox import Executor, KiB, MiB, Stdout
-from security.base import PYTHON, Context, answer_of, attack, program
-from security.runs import ends, plan
+_KEEP = """
+import ctypes, os, signal, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
+made = []
 
-# ---- counts ----------------------------------------------------------------------------------
+def one_more():
+    pid = os.fork()
+    if pid == 0:
+        {child}
+    made.append(pid)
 
-program(
-    "R21",
-    "more open files than allowed",
-    property=None,
-    blocked="EMFILE",
-    act="held = [os.dup(0) for _ in range(300)]",
-    control=lambda _: {"open_files": 400},
-)
-_FULL = """
-import fcntl, os, socket, struct, sys, time
-def pipes():
-    while True:
-        try:
-            ends = os.pipe()
-        except OSError:
-            return
-        if fcntl.fcntl(ends[0], 1032) < 65536:  # F_GETPIPE_SZ
-            print("full", flush=True)
-            return
-def descriptors():
-    many = struct.pack("200i", *[0] * 200)
+def thread():
     try:
-        while True:
-            kept.append(socket.socketpair())
-            kept[-1][0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, many)])
-    except OSError:
-        print("full", flush=True)
-kept = []
-take = globals()[sys.argv[1]]
-if take == pipes:
-    for _ in range(10):
+        threading.Thread(target=stop.wait, daemon=True).start()
+    except RuntimeError:
+        raise BlockingIOError
+
+def shared():
+    # A process that shares the memory, on a stack of its own.
+    stack = ctypes.create_string_buffer(65536)
+    kept.append(stack)
+    pid = libc.clone(libc.pause, ctypes.c_void_p(ctypes.addressof(stack) + 65536 - 256), 0x111, 0)
+    if pid < 0:
+        raise BlockingIOError
+    made.append(pid)
+
+stop, kept = threading.Event(), []
+told = "OK"
+try:
+    for _ in range({number}):
+        {more}()
+except BlockingIOError:
+    told = "EAGAIN"
+stop.set()
+for pid in made:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0x40000000)  # __WALL
+print(told)
+"""
+_LIMIT, _TRIED = 20, 60
+_MORE = {
+    "P11": ("more processes than the limit", "one_more", "signal.pause()"),
+    "P13": ("more threads than the limit", "thread", "pass"),
+    "P14": ("more processes than the limit, sharing their memory", "shared", "pass"),
+    "P15": ("more dead children than the limit, that nobody waits for", "one_more", "os._exit(0)"),
+}
+
+
+def _more(name: str, title: str, more: str, child: str) -> None:
+    script = _KEEP.format(child=child, more=more, number=_TRIED)
+
+    @attack(
+        name,
+        title,
+        property="processes",
+        blocked="EAGAIN",
+        control=lambda ctx: ctx.python(script, processes=None).text.strip() or "no word",
+    )
+    def more_than_the_limit(ctx: Context) -> str:
+        output = ctx.python(script, processes=_LIMIT)
+        return output.text.strip() or output.explain()
+
+
+for _name, (_title, _function, _child) in _MORE.items():
+    _more(_name, _title, _function, _child)
+
+# Ends by itself should nothing else hold it: a process forks no more than so often.
+_BOMB = """
+import os, signal
+for _ in range(400):
+    try:
         if os.fork() == 0:
-            break
-take()
-time.sleep(1000)
+            os.setsid()
+    except OSError:
+        pass
+signal.pause()
 """
 
 
-@contextmanager
-def _quota_used_up(ctx: Context, what: str) -> Iterator[Executor]:
-    """While a run holds all that the kernel gives its user."""
+@attack(
+    "P12",
+    "a fork bomb: no more processes than the limit, and none left",
+    property="processes",
+    blocked="counted",
+    control=lambda ctx: "OK" if _peak(ctx, _LIMIT * 3) > _LIMIT else "counted",
+)
+def fork_bomb(ctx: Context) -> str:
+    return "OK" if _peak(ctx, _LIMIT) > _LIMIT else "counted"
+
+
+def _peak(ctx: Context, limit: int) -> int:
+    """The most processes that were there at once."""
+    mark = proc.mark()
+    bomb = python_plan(ctx, _BOMB, mark, timeout=1.0, processes=limit, memory=None)
+    peak = 0
     with Executor() as executor:
-        run = executor.spawn(plan(ctx, [PYTHON, "-c", _FULL, what], stream=True))
-        while not any(isinstance(event, Stdout) for event in executor.poll()):
-            assert executor.active_count
-        yield executor
-        executor.kill(run)
-        ends(ctx, executor)
+        executor.spawn(bomb)
+        while executor.active_count:
+            for event in executor.poll(timeout=0.02):
+                if isinstance(event, TimedOut):
+                    ctx.enforcement = event.output.enforcement
+            peak = max(peak, len(proc.marked(f"\0{mark}")))
+    assert end_marked(mark) == 0, "something of it is left"
+    return peak
 
 
-def _fills_up(ctx: Context, what: str) -> str:
-    with _quota_used_up(ctx, what):
-        return "OK"
-
-
-_PIPE_SIZE = "import fcntl, os; print(fcntl.fcntl(os.pipe()[0], 1032))"
-
-
-@attack(
-    "R22.pipes",
-    "room for pipes used up, so that other runs of the same caller get small ones",
-    property=None,
-    blocked="unaffected",
-    control=partial(_fills_up, what="pipes"),
-    # Runs of an ordinary user are that user's: theirs get slower, and nothing else.
-    callers="root container",
-)
-def smaller_pipes(ctx: Context) -> str:
-    with _quota_used_up(ctx, "pipes") as executor:
-        size = executor.run(plan(ctx, [PYTHON, "-c", _PIPE_SIZE])).text
-    return "unaffected" if size == "65536\n" else "OK"
+# Wants `wanted` processes and says how many it got.
+_WANTS = """
+import os, signal, sys
+made = 0
+try:
+    for _ in range(int(sys.argv[1])):
+        if os.fork() == 0:
+            signal.pause()
+        made += 1
+except BlockingIOError:
+    pass
+print(made, flush=True)
+os.read(0, 1)
+"""
+_FITS = 15
 
 
 @attack(
-    "R22.descriptors",
-    "descriptors left in sockets, so that none can be handed over for other runs",
-    property=None,
-    blocked="unaffected",
-    control=partial(_fills_up, what="descriptors"),
+    "P11.starve",
+    "take the processes away that another run may have",
+    property="processes",
+    blocked="fifteen",
+    # One run that wants as many as two may have.
+    control=lambda ctx: _all_got(ctx, 2 * _FITS, runs=1),
 )
-def stuck_descriptors(ctx: Context) -> str:
-    # So much output is handed over as a descriptor.
-    large = ["head", "-c", "1000000", "/dev/zero"]
-    with _quota_used_up(ctx, "descriptors") as executor:
-        other = executor.run(plan(ctx, large, wall_time=10.0))
-        return "unaffected" if other.ok and executor.active_count == 1 else "OK"
+def starve_a_neighbour(ctx: Context) -> str:
+    return _all_got(ctx, _FITS, runs=2)
 
 
-program(
-    "R23.locked",
-    "memory that cannot be reclaimed",
-    property=None,
-    blocked="EPERM ENOMEM",
-    act="page = room(4096)\ncall('mlock', ctypes.addressof(page), 4096)",
-)
-program(
-    "R23.real-time",
-    "a thread that nobody else gets the processor from",
-    property=None,
-    blocked="EPERM",
-    act="os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
-    privileged="CAP_SYS_NICE",
-)
-program(
-    "R23.nice",
-    "a higher priority",
-    property=None,
-    blocked="EPERM EACCES",
-    act="os.setpriority(os.PRIO_PROCESS, 0, -5)",
-    privileged="CAP_SYS_NICE",
-)
-program(
-    "R23.signals",
-    "queued signals",
-    property=None,
-    blocked="EAGAIN",
-    act="""
-signal.pthread_sigmask(signal.SIG_BLOCK, [40])
-info = struct.pack("iii116x", 40, 0, -1)  # SI_QUEUE
-for _ in range(2000):
-    call("rt_sigqueueinfo", os.getpid(), 40, info)
-""",
-)
-program(
-    "R23.timers",
-    "timers",
-    property=None,
-    blocked="EAGAIN",
-    act="""
-timer = room(8)
-for _ in range(2000):
-    call("timer_create", 1, 0, timer)
-""",
-)
-program(
-    "R23.raised",
-    "its own limits raised again",
-    property=None,
-    blocked="EPERM",
-    act="""
-raised = []
-for kind in ("DATA", "FSIZE", "NOFILE", "NPROC", "STACK", "MEMLOCK", "RTPRIO", "SIGPENDING"):
-    try:
-        call("prlimit64", 0, getattr(resource, f"RLIMIT_{kind}"), b"\\xff" * 16, 0)
-        raised.append(kind)
-    except OSError as error:
-        last = error
-if not raised:
-    raise last
-""",
-)
-
-
-def _recursion(ctx: Context, stack: int) -> str:
-    script = "f() { [ $1 = 0 ] || f $(($1 - 1)); }; f 900"
-    output = ctx.run(["sh", "-c", script], stack=stack)
-    return "OK" if output.ok else answer_of(output)
-
-
-attack(
-    "R23.stack",
-    "a stack without end",
-    property=None,
-    blocked="SIGSEGV",
-    control=partial(_recursion, stack=8 * MiB),
-)(partial(_recursion, stack=128 * KiB))
-program(
-    "R24",
-    "everything in the page cache of a file system written to its disk at once",
-    property=None,
-    blocked="EPERM",
-    act="call('syncfs', os.open('.', os.O_RDONLY))",
-)
-program(
-    "R25.arguments",
-    "arguments larger than a quarter of the stack",
-    property=None,
-    blocked="E2BIG",
-    act="""
-pid = os.fork()
-if pid == 0:
-    try:
-        os.execv("/bin/true", ["x" * 100_000] * 40)
-    except OSError as error:
-        os._exit(error.errno)
-if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-    raise OSError(code, "")
-""",
-    control=lambda _: {"stack": None},
-)
-
-
-def _large_plan(ctx: Context, count: int) -> str:
-    try:
-        output = ctx.run(["sh", "-c", "echo $#", *["x" * 100_000] * count], stack=None)
-    except (evalbox.SetupError, evalbox.PlanError):
-        return "refused"
-    return "OK" if output.text == f"{count - 1}\n" else answer_of(output)
-
-
-attack(
-    "R25.plan",
-    "a plan with more arguments than the kernel takes",
-    property=None,
-    blocked="refused",
-    control=partial(_large_plan, count=10),
-)(partial(_large_plan, count=200))
+def _all_got(ctx: Context, wanted: int, *, runs: int) -> str:
+    wants = python_plan(ctx, _WANTS, str(wanted), processes=_LIMIT, stdin=PIPE, stream=True)
+    told: dict[int, int] = {}
+    with Executor() as executor:
+        live = [executor.spawn(wants) for _ in range(runs)]
+        while len(told) < runs:
+            told |= {e.id: int(e.data) for e in executor.poll() if isinstance(e, Stdout)}
+        for run in live:
+            executor.close_stdin(run)
+        end_of(executor, live[-1], ctx)
+    return "fifteen" if set(told.values()) == {wanted} else "OK"

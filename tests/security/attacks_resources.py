@@ -1,6 +1,6 @@
 """Attacks on output, input and time, and with objects that the kernel keeps.
 
-The rest of the section is in attacks_memory.py, attacks_disk.py and attacks_counts.py.
+The rest of the section is in attacks_memory.py, attacks_disk.py and attacks_quotas.py.
 """
 
 from __future__ import annotations
