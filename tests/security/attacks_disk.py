@@ -51,9 +51,9 @@ _disk(
     """
 def grow():
     with open("f", "wb", 0) as file:
-        for number in range(AMOUNT >> 16):
+        while file.tell() < AMOUNT:
             file.write(bytes(65536))
-            yield (number + 1) << 16
+            yield file.tell()
 """,
 )
 _disk(
@@ -87,11 +87,12 @@ _disk(
     "files that have no name any more",
     """
 def grow():
-    for at in range(0, AMOUNT, 1 << 20):
+    total = 0
+    while total < AMOUNT:
         KEPT.append(open("f", "wb", 0))
         os.unlink("f")
-        KEPT[-1].write(bytes(1 << 20))
-        yield at + (1 << 20)
+        total += KEPT[-1].write(bytes(1 << 20))
+        yield total
 """,
 )
 _disk(
@@ -100,11 +101,11 @@ _disk(
     """
 os.makedirs("a/b/c/d/e")
 os.makedirs("b")
+here = os.open("a/b/c/d/e", os.O_RDONLY)
 if os.fork() == 0:
     while True:
         os.rename("a/b/c", "b/c")
         os.rename("b/c", "a/b/c")
-here = os.open("a/b/c/d/e", os.O_RDONLY)
 def grow():
     for number in range(AMOUNT >> 16):
         file = os.open(str(number), os.O_CREAT | os.O_WRONLY, dir_fd=here)

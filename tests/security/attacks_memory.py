@@ -149,24 +149,15 @@ hoard(
     "R32",
     "twice the limit for an instant, while the machine is busy",
     """
-def burn():
-    os.nice(19)
-    while True:
-        pass
-def fill(size):
-    libc.mmap(None, ctypes.c_size_t(size), 3, 0x8022, -1, 0)  # MAP_POPULATE
 def grow():
     # A watch that looks less often where there is much to do does so now.
-    for _ in range(min(56, 8 * os.cpu_count())):
+    for _ in range(50):
         if os.fork() == 0:
-            burn()
-    time.sleep(0.1)
-    parts = min(4, os.cpu_count())
-    threads = [threading.Thread(target=fill, args=(AMOUNT // parts,)) for _ in range(parts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+            os.nice(19)
+            while True:
+                pass
+    time.sleep(0.2)
+    call("mmap", 0, AMOUNT, 3, 0x8022, -1, 0)  # private, anonymous, MAP_POPULATE
     yield AMOUNT
 """,
     tries=12,
@@ -278,8 +269,7 @@ hoard(
     """
 def grow():
     count = 60000
-    libc.mmap.restype = ctypes.c_void_p
-    at = libc.mmap(None, ctypes.c_size_t(count * 4096), 0, 0x4022, -1, 0)
+    at = call("mmap", 0, count * 4096, 0, 0x4022, -1, 0)
     for page in range(0, count, 2):
         call("mprotect", at + page * 4096, 4096, 1)
     while True:
