@@ -68,10 +68,11 @@ for _id, (_title, _act) in _PLANTED.items():
         control=partial(_collected, act=_PLANTED_OPENLY),
     )(partial(_collected, act=_act))
 
-# Paths of 16 KiB to files that hold nothing.
+# Paths of 15 KiB to files that hold nothing.
+_ROOM = 4 * MiB
 _LONG_PATHS = """
 import os
-for _ in range({levels}):
+for _ in range(60):
     os.mkdir("n" * 250)
     os.chdir("n" * 250)
 for number in range(3000):
@@ -79,25 +80,19 @@ for number in range(3000):
 """
 
 
-def _paths(ctx: Context, levels: int) -> str:
-    output = ctx.python(_LONG_PATHS.format(levels=levels), collect=["**"], disk=4 * MiB)
+def _paths(ctx: Context, disk: int | None) -> str:
+    output = ctx.python(_LONG_PATHS, collect=["**"], disk=disk)
     size = sum(len(path) + len(content) for path, content in output.files.items())
-    return "OK" if size > 5 * MiB else "bounded"
-
-
-def _walked(ctx: Context) -> str:
-    """What a collector that follows every path would take."""
-    count = 3000
-    return "OK" if count * 63 * 251 > 5 * MiB else "bounded"
+    return "OK" if size > 2 * _ROOM + MiB else "bounded"
 
 
 attack(
     "X12",
-    "collected files with names so long that they fill the host's memory",
+    "collected files with paths so long that they fill the host's memory",
     property=None,
     blocked="bounded",
-    control=_walked,
-)(partial(_paths, levels=60))
+    control=partial(_paths, disk=None),
+)(partial(_paths, disk=_ROOM))
 
 
 # ---- X11: a call that is told and not made ---------------------------------------------------

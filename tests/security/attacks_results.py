@@ -196,7 +196,7 @@ def output_that_is_no_text(ctx: Context) -> str:
 
 
 def _terminal_codes(text: str) -> bool:
-    return any(not (char.isprintable() or char == "\n") for char in text)
+    return any(not (char.isprintable() or char in "\n\t") for char in text)
 
 
 @attack(
