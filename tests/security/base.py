@@ -64,6 +64,7 @@ from typing import Any
 
 import evalbox
 from evalbox._syscall_table import NUMBERS
+from evalbox.plan import plan_from_fields
 from security.inside import ANSWER, PRELUDE
 from security.world import World
 
@@ -141,6 +142,10 @@ class Context:
         patience = {} if "wall_time" in fields else {"timeout": PATIENCE}
         return {"isolation": self.tier, "require": (), **patience, **fields}
 
+    def plan(self, cmd: list[Any], **fields: Any) -> evalbox.Plan:
+        """For an Executor of the attack's own; set `enforcement` from its Output."""
+        return plan_from_fields(cmd, **self.plan_fields(fields))
+
     def run(self, cmd: list[Any], **fields: Any) -> evalbox.Output:
         """A run of this tier; `enforcement` is then what it reported."""
         output = evalbox.run(cmd, **self.plan_fields(fields))
@@ -154,7 +159,7 @@ class Context:
         """The program that makes an act; see inside.py."""
         known = {"calls": NUMBERS[platform.machine()], "act": act}
         names = {"DIR": str(self.dir), **given}
-        return [PYTHON, "-I", "-c", PRELUDE, json.dumps({**known, "names": names})]
+        return [PYTHON, "-I", "-S", "-c", PRELUDE, json.dumps({**known, "names": names})]
 
     def act_inside(self, act: str, given: Fields | None = None, **fields: Any) -> str:
         """What an act meets in a sandbox."""
@@ -169,9 +174,7 @@ class Context:
             capture_output=True,
             timeout=PATIENCE,
         )
-        if done.returncode < 0:
-            return signal_answer(-done.returncode)
-        return _told(done.stdout) or f"exit {done.returncode}: {_last_line(done.stderr)}"
+        return answer_of_process(done)
 
 
 def answer_of(output: evalbox.Output) -> str:
@@ -182,6 +185,13 @@ def answer_of(output: evalbox.Output) -> str:
     if output.signal is not None and output.status is evalbox.Status.SIGNALED:
         return signal_answer(output.signal)
     return output.status.name
+
+
+def answer_of_process(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The same of an ordinary process."""
+    if done.returncode < 0:
+        return signal_answer(-done.returncode)
+    return _told(done.stdout) or f"exit {done.returncode}: {_last_line(done.stderr)}"
 
 
 def signal_answer(number: int) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import evalbox
-from evalbox.plan import plan_from_fields
 from security.base import ATTACKS, Attack, Context, Result, Verdict, answer_of, make_context
 from security.world import World
 
@@ -21,6 +20,10 @@ def missing_tier(tier: str) -> str:
     except evalbox.UnsupportedError as error:
         return str(error)
     return ""
+
+
+# Answers of ordinary processes are the same in every tier.
+_controls: dict[str, str] = {}
 
 
 def run_attacks(ids: Iterable[str], tier: str, caller: str) -> Iterator[Result]:
@@ -72,13 +75,39 @@ def _all_programs(attempts: list[_Attempt]) -> Iterator[Result]:
         while waiting or live:
             while waiting and len(live) < _AT_ONCE:
                 attempt = waiting.pop()
-                live[executor.spawn(_plan(attempt))] = attempt
-            for event in executor.poll():
-                if isinstance(event, evalbox.Completed | evalbox.TimedOut):
-                    yield _judged(live.pop(event.id), event.output)
+                try:
+                    live[executor.spawn(_plan(attempt))] = attempt
+                except evalbox.EvalboxError as error:
+                    yield _not_run(attempt, error)
+            yield from _ended(executor, live)
+
+
+def _ended(executor: evalbox.Executor, live: dict[int, _Attempt]) -> Iterator[Result]:
+    try:
+        events = executor.poll()
+    except evalbox.SetupError as error:
+        yield _not_run(live.pop(getattr(error, "id", -1)), error)
+        return
+    for event in events:
+        if isinstance(event, evalbox.Completed | evalbox.TimedOut):
+            yield _judged(live.pop(event.id), event.output)
+
+
+def _not_run(attempt: _Attempt, error: Exception) -> Result:
+    """An error of ours is neither a success nor what blocks an attack."""
+    return judge(attempt.attack, attempt.context, f"raised {error!r}", attempt.control)
 
 
 def _control(attempt: _Attempt) -> str:
+    item = attempt.attack
+    if item.control is not None:
+        return _make_control(attempt)
+    if item.id not in _controls:
+        _controls[item.id] = _make_control(attempt)
+    return _controls[item.id]
+
+
+def _make_control(attempt: _Attempt) -> str:
     item, context = attempt.attack, attempt.context
     given = {**item.given(context), **item.control_given(context)}
     if item.control is None:
@@ -94,7 +123,7 @@ def _control(attempt: _Attempt) -> str:
 def _plan(attempt: _Attempt) -> evalbox.Plan:
     item, context = attempt.attack, attempt.context
     command = context.command(item.act, item.given(context))
-    return plan_from_fields(command, **context.plan_fields(item.fields(context)))
+    return context.plan(command, **item.fields(context))
 
 
 def _judged(attempt: _Attempt, output: evalbox.Output) -> Result:

@@ -12,8 +12,7 @@ Names that an act has:
     room(n)              n writable bytes; room(n) is what `call` takes as a buffer
     read_all(fd)         what comes until the end
     here(path)           whether a path exists, without raising
-and ctypes, errno, fcntl, json, mmap, os, resource, select, shutil, signal, socket,
-stat, struct, subprocess, sys, threading, time, libc.
+and the modules in the list below.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ from __future__ import annotations
 ANSWER = "@answer "
 
 PRELUDE = r"""
-import ctypes, errno, fcntl, json, mmap, os, resource, select, shutil, signal, socket
-import stat, struct, subprocess, sys, threading, time
+import errno, json, os, sys
 _given = json.loads(sys.argv[1])
-N = _given["calls"]
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.restype = ctypes.c_long
+_act, N = _given["act"], _given["calls"]
+# Only what the act names: imports are most of the time that a short act takes.
+for _name in ("ctypes fcntl glob mmap re resource select shutil signal socket stat struct"
+              " subprocess threading time").split():
+    if _name in _act:
+        globals()[_name] = __import__(_name)
 
 class Held(Exception):
     pass
@@ -35,7 +36,16 @@ def held(word):
     raise Held(word)
 
 def room(size):
+    import ctypes
     return ctypes.create_string_buffer(size)
+
+_libc = None
+
+def _load():
+    global _libc, ctypes
+    import ctypes
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _libc.syscall.restype = ctypes.c_long
 
 def _argument(value):
     if isinstance(value, int):
@@ -43,8 +53,9 @@ def _argument(value):
     return ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.byref(value)
 
 def call(name, *args):
+    _libc or _load()
     number = name if isinstance(name, int) else N[name]
-    result = libc.syscall(ctypes.c_long(number), *map(_argument, args))
+    result = _libc.syscall(ctypes.c_long(number), *map(_argument, args))
     if result < 0:
         raise OSError(ctypes.get_errno(), str(name))
     return result
@@ -69,7 +80,7 @@ def _tell(word):
 globals().update(_given["names"])
 _pid = os.getpid()
 try:
-    exec(_given["act"], globals())
+    exec(_act, globals())
     _word = "OK"
 except Held as error:
     _word = str(error)

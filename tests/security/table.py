@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from security.base import ATTACKS, CALLERS, TIERS, Result, Verdict
@@ -26,13 +27,17 @@ Cells = dict[tuple[str, str, str], str]
 
 
 def cells_of(results: Iterable[Result]) -> Cells:
-    return {(row.id, row.caller, row.tier): row.verdict.value for row in results}
+    return {(row.id, row.caller, row.tier): _cell(row) for row in results}
 
 
-def rows(ids: Iterable[str], cells: Cells) -> Iterator[list[str]]:
+def _cell(row: Result) -> str:
+    return "FAILED" if row.failure else row.verdict.value
+
+
+def rows(ids: Iterable[str], cells: Cells, missing: str = NO_TIER) -> Iterator[list[str]]:
     for name in ids:
         item = ATTACKS[name]
-        found = [cells.get((name, caller, tier), NO_TIER) for caller, tier in COLUMNS]
+        found = [cells.get((name, caller, tier), missing) for caller, tier in COLUMNS]
         yield [name, item.title, item.property or "", *found]
 
 
@@ -115,13 +120,15 @@ def _asked(caller: str, ids: list[str]) -> Told:
 
 
 def _print_table(ids: list[str], results: list[Result]) -> None:
-    shown = [_HEADER, *rows(ids, cells_of(results))]
+    header = [*_HEADER[:3], *(f"{caller}/{tier[:4]}" for caller, tier in COLUMNS)]
+    cells = cells_of(results)
+    shown = [header, *rows(ids, cells, missing="-")]
     widths = [max(len(row[at]) for row in shown) for at in range(len(_HEADER))]
     for row in shown:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join(cells).rstrip())
-    counts = {verdict: sum(row.verdict is verdict for row in results) for verdict in Verdict}
-    print(f"\n{len(ids)} attacks: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(padded).rstrip())
+    counts = Counter(cells.values())
+    print(f"\n{len(ids)} attacks: " + ", ".join(f"{n} {cell}" for cell, n in counts.items()))
 
 
 def _print_missing(told: dict[str, Told]) -> None:

@@ -6,16 +6,18 @@ an attack may kill is asked for with `fresh_witness`.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from evalbox._host import host
 
@@ -48,6 +50,10 @@ class World:
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         folder.chmod(0o755)
         return folder
+
+    def callback(self, function: Callable[..., object], *args: Any, **named: Any) -> None:
+        """For what an attack makes outside its own directories."""
+        self._stack.callback(function, *args, **named)
 
     def fresh_witness(self) -> subprocess.Popen[bytes]:
         """A process of the caller's that only waits."""
@@ -99,6 +105,14 @@ class World:
         name = f"evalbox-world-{secrets.token_hex(8)}"
         self._unix("\0" + name, socket.SOCK_DGRAM)
         return name
+
+    @cached_property
+    def terminal(self) -> str:
+        """The path of a pseudo terminal; what is written to it is never read."""
+        master, slave = os.openpty()
+        self._stack.callback(os.close, master)
+        self._stack.callback(os.close, slave)
+        return os.ttyname(slave)
 
     def _unix(self, address: str, kind: int) -> socket.socket:
         server = socket.socket(socket.AF_UNIX, kind)
