@@ -12,6 +12,8 @@ Facts behind the argument rules:
 - the mode of open and openat is junk unless the flags create a file;
 - a datagram socket made by socketpair can still be sent or connected to a path
   (net/unix/af_unix.c), a stream or packet socket cannot: EISCONN;
+- urgent data (MSG_OOB) in a pair of sockets is code of the kernel that no program
+  uses and that has been a way into it (net/unix/af_unix.c);
 - prlimit64 and sched_set* reach other processes of the same uid, Landlock or not;
 - a piped core_pattern ignores RLIMIT_CORE 0 but honours the 1 that we set. So it
   stays, and who asks for another (the sanitizers, gpg: they end when they may not
@@ -121,10 +123,13 @@ SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
 SOCKET_TYPE = 0xF
 IPPROTO_TCP, IPPROTO_UDP = 6, 17
 SOL_SOCKET = 1
+MSG_OOB = 1
 MSG_FASTOPEN = 0x20000000
 # Sizes that the kernel caps silently anyway; the two FORCE options need a capability.
 BUFFER_SIZES = (7, 8)  # SO_SNDBUF, SO_RCVBUF
 BUFFER_SIZES_FORCED = (32, 33)
+# Programs for the kernel to run: SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF.
+SOCKET_PROGRAMS = (26, 50, 51, 52)
 TCP_FASTOPENS = (23, 30)  # TCP_FASTOPEN, TCP_FASTOPEN_CONNECT
 
 # ---- the table --------------------------------------------------------------------
@@ -144,7 +149,11 @@ def _option(level: int, name: int) -> tuple[ArgTest, ...]:
 
 _SETS_CORE = (ArgTest(1, RLIMIT_CORE), ArgTest(2, 0, mask=LONG, negate=True))
 _ONLY_SELF = only(0, (0,), REFUSED)
-_NO_FASTOPEN = {arg: unless(Clause(DENIED, (any_bit(arg, MSG_FASTOPEN),))) for arg in (2, 3)}
+
+
+def _no_flags(arg: int, flags: int) -> Verdict:
+    return unless(Clause(DENIED, (any_bit(arg, flags),)))
+
 
 _ROWS: tuple[tuple[Verdict, str], ...] = (
     # ---- allowed -------------------------------------------------------------
@@ -180,8 +189,10 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
     (Verdict(ALLOW), "time gettimeofday clock_gettime clock_getres clock_nanosleep nanosleep"),
     (Verdict(ALLOW), "alarm setitimer getrandom"),
     # the ends of a socketpair
-    (Verdict(ALLOW), "sendto recvfrom sendmsg recvmsg shutdown getsockname getsockopt"),
+    (Verdict(ALLOW), "shutdown getsockname getsockopt"),
     # ---- decided by the arguments ---------------------------------------------
+    (_no_flags(2, MSG_OOB), "sendmsg recvmsg"),
+    (_no_flags(3, MSG_OOB), "sendto recvfrom"),
     (_open_mode(1, 2), "open"),
     (_open_mode(2, 3), "openat"),
     (_new_mode(1), "chmod fchmod creat mkdir"),
@@ -215,6 +226,7 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
         unless(
             *(Clause(IGNORED, _option(SOL_SOCKET, name)) for name in BUFFER_SIZES),
             *(Clause(REFUSED, _option(SOL_SOCKET, name)) for name in BUFFER_SIZES_FORCED),
+            *(Clause(REFUSED, _option(SOL_SOCKET, name)) for name in SOCKET_PROGRAMS),
             *(Clause(REFUSED, _option(IPPROTO_TCP, name)) for name in TCP_FASTOPENS),
         ),
         "setsockopt",
@@ -287,9 +299,10 @@ NETWORK: Mapping[NetworkMode, Verdicts] = {
                 ),
                 "socket",
             ),
-            (Verdict(ALLOW), "connect bind listen accept accept4 recvmmsg getpeername"),
-            (_NO_FASTOPEN[2], "sendmsg"),
-            (_NO_FASTOPEN[3], "sendto sendmmsg"),
+            (Verdict(ALLOW), "connect bind listen accept accept4 getpeername"),
+            (_no_flags(3, MSG_OOB), "recvmmsg"),
+            (_no_flags(2, MSG_OOB | MSG_FASTOPEN), "sendmsg"),
+            (_no_flags(3, MSG_OOB | MSG_FASTOPEN), "sendto sendmmsg"),
         )
     ),
 }
