@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from . import docker, linux, machine
 from .enter import Inside, joined
@@ -42,11 +43,12 @@ def _machine(uid: int) -> Inside:
     return Inside(namespaces=_user_namespace(), mounts=steps, uid=uid)
 
 
-def _container(uid: int) -> Inside:
+def _container(uid: int, *, masked: bool = True) -> Inside:
     volumes = machine.needed_volumes()
+    enter = partial(docker.enter_root, volumes, masked=masked)
     return Inside(
         namespaces=_CONTAINER | _user_namespace(),
-        mounts=(_name_host, linux.loopback_up, lambda: docker.enter_root(volumes)),
+        mounts=(_name_host, linux.loopback_up, enter),
         capabilities=docker.CAPABILITIES,
         uid=uid,
         env={"HOME": "/root" if uid == 0 else "/", "HOSTNAME": _HOSTNAME},
@@ -78,6 +80,11 @@ PLACES: dict[str, Place] = {
         "the same with seccomp=unconfined: user namespaces, but a masked /proc",
         Inside(),
         _container,
+    ),
+    "docker-open": Place(
+        "the same with systempaths=unconfined: nothing is in the way of namespaces",
+        Inside(),
+        partial(_container, masked=False),
     ),
     "no-userns": Place(
         "user.max_user_namespaces=0",
@@ -166,6 +173,6 @@ def inside(name: str) -> Inside:
 def _way(places: Sequence[Place], *, is_root: bool) -> Inside:
     mine = os.geteuid()
     uid = 0 if is_root else mine or USER
-    bases = [place.base for place in places]
-    base = _container if _container in bases else _machine
+    bases = [place.base for place in places if place.base is not _machine]
+    base = bases[0] if bases else _machine
     return joined(base(uid), *(place.harder for place in places))
