@@ -140,12 +140,8 @@ def _try_init(wire: Wire, control: int) -> _Failure | None:
         finally:
             os.close(files)
         theirs.close()
-        poller = select.poll()
-        poller.register(ours, select.POLLIN)
-        poller.register(control, select.POLLIN)
-        ready = dict(poller.poll(_SECONDS * 1000))
-        if control in ready and (said := wire.receive_control(control)) is not None:
-            return _Failure(_native.stage_name(said.stage), said.error)
+        # Who failed says so here, be it the launcher; what that says of an init's end
+        # is no reason.
         _await(ours.fileno())
         answer = wire.receive_ready(ours.fileno())
     if answer is None:
@@ -184,9 +180,9 @@ _MORE = "sysctl -w user.max_user_namespaces=15000"
 _MAPS = "uid_map cannot be written (a security module, or root lacks CAP_SETFCAP)"
 _DENIED = (errno.EPERM, errno.EACCES)
 _FULL = (errno.ENOSPC, errno.EUSERS)
-_ANY = tuple(errno.errorcode)
+_ANY: tuple[int, ...] = ()
 
-# stage, target and errors (empty: any), and what they mean; the first that fits.
+# Stage, target and errors, each empty for any, and what they mean; the first that fits.
 _MEANINGS: tuple[tuple[str, str, tuple[int, ...], str, str], ...] = (
     ("", "", _FULL, "there are as many as user.max_user_namespaces allows", _MORE),
     (
@@ -245,7 +241,7 @@ def _meaning(failure: _Failure, uid: int) -> tuple[str, str]:
         for stage, target, errors, reason, remedy in _MEANINGS
         if stage in ("", failure.stage)
         and target in ("", failure.target)
-        and failure.error in errors
+        and (errors == _ANY or failure.error in errors)
     )
     if uid == 0 or failure.error not in _DENIED or remedy == _UNMASK:
         return reason, remedy
