@@ -32,6 +32,8 @@ _APPARMOR = (
 )
 NO_NAMESPACES: dict[str, Words] = {
     "docker": ("user namespaces are forbidden", "--security-opt seccomp=unconfined"),
+    "docker-cap-drop": ("user namespaces are forbidden", "--security-opt seccomp=unconfined"),
+    "docker-no-new-privs": ("user namespaces are forbidden", "--security-opt seccomp=unconfined"),
     "docker-unconfined": ("/proc are masked", "--security-opt systempaths=unconfined"),
     "no-userns": ("user.max_user_namespaces is 0", "sysctl -w user.max_user_namespaces="),
     "debian-userns": (

@@ -15,7 +15,7 @@ from .enter import Inside, joined
 USER = 1000
 _CONTAINER = linux.NEWIPC | linux.NEWUTS | linux.NEWNET | linux.NEWCGROUP
 _HOSTNAME = "0123456789ab"
-BOTH, ONLY_USER = ("root", "user"), ("user",)
+BOTH, ONLY_ROOT, ONLY_USER = ("root", "user"), ("root",), ("user",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,17 @@ PLACES: dict[str, Place] = {
         "the same with systempaths=unconfined: nothing is in the way of namespaces",
         Inside(),
         partial(_container, masked=False),
+    ),
+    "docker-cap-drop": Place(
+        "a container with --cap-drop=ALL",
+        Inside(filters=(partial(docker.profile, ()),), capabilities=()),
+        _container,
+        ONLY_ROOT,
+    ),
+    "docker-no-new-privs": Place(
+        "a container with --security-opt=no-new-privileges",
+        Inside(filters=(docker.profile,), last=(linux.no_new_privileges,)),
+        _container,
     ),
     "no-userns": Place(
         "user.max_user_namespaces=0",
