@@ -288,7 +288,7 @@ _LIMITS = {
     ),
     "P7.attr": (
         "the attributes of the scheduler",
-        'call("sched_setattr", TARGET or os.getppid(), struct.pack("IIQi28x", 48, 0, 0, 5), 0)',
+        'call("sched_setattr", TARGET or os.getppid(), struct.pack("IIQi28x", 48, 0, 0, 19), 0)',
     ),
     "P8.priority": ("the priority", "os.setpriority(0, TARGET or os.getppid(), 19)"),
     "P8.io-priority": (
@@ -306,13 +306,13 @@ for _name, (_title, _act) in _LIMITS.items():
         act=_act,
     )
 
-# Of a group that is not the program's, and of a uid that nobody has: whether the call gets through.
+# Of a uid that nobody has: whether the call gets through is seen by its answer.
 program(
     "P8.priority-group",
     "the priority of a process group",
     property="prlimit",
     blocked="EPERM",
-    given=fresh_witness,
+    reached="OK EACCES",  # some of the group may be nicer
     act="os.setpriority(os.PRIO_PGRP, os.getpgid(0), os.nice(0))",
 )
 program(
