@@ -1,8 +1,8 @@
 """The fuzz targets: what each is made of. Read by tools/fuzz and by tests/test_fuzz_corpus.py.
 
-    python tests/fuzz/targets.py names
-    python tests/fuzz/targets.py flags
-    python tests/fuzz/targets.py sources filter
+python tests/fuzz/targets.py names
+python tests/fuzz/targets.py flags
+python tests/fuzz/targets.py sources filter
 """
 
 from __future__ import annotations
