@@ -133,6 +133,8 @@ static bool
 disk_is_passed(const struct eb_meter *meter)
 {
     uint64_t limit = meter->job->limits.disk;
+    if (limit != EB_UNLIMITED && meter->init->runtime->namespaces)
+        return eb_mounts_hold_more(meter->init, limit);
     return limit != EB_UNLIMITED && eb_disk_usage(meter->init->workspace, limit) > limit;
 }
 

@@ -11,24 +11,28 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from evalbox._host import Host, facts, host
+from evalbox._host.namespaces import Namespaces
 from evalbox._host.properties import NOT_POSSIBLE, TABLE, Situation, enforcement, held, situation
-from evalbox.compile.identity import Caller, Identity
+from evalbox.compile.identity import Caller, Identity, Tier
 from evalbox.errors import UnsupportedError
 from evalbox.limits import Limits
 from evalbox.output import LEVELS
 from evalbox.policy import ALL, CORE, PROPERTIES, Network, Policy, Syscalls
 
+TIERS: tuple[Tier, ...] = get_args(Tier)
 OWN = Identity("own")
 CALLER = Identity("caller", "write=/data")
 USER = Identity("user", "started by uid 1000")
 NO_LIMITS = Limits(
     wall_time=None, cpu_time=None, memory=None, processes=None, output=None, disk=None
 )
-# A kernel with everything, and root.
+NO_NAMESPACES = Namespaces("user.max_user_namespaces is 0", "sysctl -w user.max_user_namespaces=9")
+# A kernel with everything, and root; namespaces are forbidden.
 FULL = Host(
     kernel="7.2",
     machine="x86_64",
@@ -39,7 +43,7 @@ FULL = Host(
     caller=Caller(0, 0, frozenset(), own_uids=True),
     uids=facts.UID_RANGES[0],
     places=(),
-    user_namespaces="",
+    namespaces=NO_NAMESPACES,
     cgroups="",
 )
 
@@ -65,8 +69,9 @@ def test_every_property_has_rows_and_the_last_one_always_answers() -> None:
     assert set(TABLE) == set(PROPERTIES)
     kinds = (OWN, CALLER, USER)
     for abi, seccomp, identity in itertools.product(range(12), (True, False), kinds):
-        at = Situation(abi, seccomp, identity, frozenset(), frozenset())
-        assert tuple(enforcement(at)) == PROPERTIES
+        for tier in TIERS:
+            at = Situation(abi, seccomp, tier, identity, frozenset(), frozenset())
+            assert tuple(enforcement(at)) == PROPERTIES
 
 
 def test_what_is_not_enforced_has_a_reason_and_a_remedy_and_the_rest_has_none() -> None:
@@ -76,7 +81,7 @@ def test_what_is_not_enforced_has_a_reason_and_a_remedy_and_the_rest_has_none() 
             assert bool(row.reason) == (row.level != "enforced"), name
             assert bool(row.mechanism) == (row.level != "none"), name
     for identity in (OWN, CALLER, USER):
-        at = situation(7, True, Policy(), Limits(), identity)
+        at = situation(7, True, "process", Policy(), Limits(), identity)
         assert all(item.remedy for item in held(at).values())
 
 

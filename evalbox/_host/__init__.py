@@ -14,9 +14,10 @@ from functools import cache
 from typing import Any
 
 from evalbox._host import facts
-from evalbox._host.properties import Held, enforcement, held, situation
+from evalbox._host.namespaces import Namespaces, namespaces
+from evalbox._host.properties import Held, Situation, enforcement, held, situation
 from evalbox._values import FrozenMap
-from evalbox.compile.identity import Caller, Identity, identity_for
+from evalbox.compile.identity import Caller, Identity, Tier, identity_for
 from evalbox.errors import UnsupportedError
 from evalbox.limits import Limits
 from evalbox.output import Enforcement
@@ -59,7 +60,7 @@ class Host:
         caller: who starts the runs.
         uids: the range from which root gives each run its own; None without one.
         places: directories for workspaces, the best first.
-        user_namespaces: why an ordinary user gets none; empty when nothing forbids it.
+        namespaces: whether runs can have their own (tried with a real one).
         cgroups: where cgroup v2 is; empty without it.
     """
 
@@ -72,8 +73,22 @@ class Host:
     caller: Caller
     uids: range | None
     places: tuple[facts.Place, ...]
-    user_namespaces: str
+    namespaces: Namespaces
     cgroups: str
+
+    def tier(self, policy: Policy) -> Tier:
+        """How a run under this policy is isolated.
+
+        Raises:
+            UnsupportedError: it asks for namespaces, and there are none.
+        """
+        if policy.isolation == "process":
+            return "process"
+        if not self.namespaces.why_not:
+            return "namespace"
+        if policy.isolation == "namespace":
+            raise UnsupportedError("isolation", self.namespaces.why_not, self.namespaces.remedy)
+        return "process"
 
     def identity(self, policy: Policy, program: Program) -> Identity:
         """Who a run of this program under this policy will be.
@@ -81,13 +96,13 @@ class Host:
         Raises:
             PlanError: what the policy grants cannot be reached at all.
         """
-        return identity_for(policy, program, self.caller)
+        return identity_for(policy, program, self.caller, self.tier(policy))
 
     def enforcement(
         self, policy: Policy, limits: Limits, identity: Identity
     ) -> FrozenMap[Enforcement]:
         """How each property of `evalbox.ALL` will be held."""
-        return enforcement(situation(self.landlock.abi, self.seccomp, policy, limits, identity))
+        return enforcement(self._situation(policy, limits, identity))
 
     def check(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Enforcement]:
         """The same, when the policy's demands are met.
@@ -96,7 +111,7 @@ class Host:
             UnsupportedError: a required property cannot be enforced.
         """
         self.check_features(policy)
-        found = self._held(policy, limits, identity)
+        found = self.held(policy, limits, identity)
         for name in PROPERTIES:
             if name in policy.require and found[name].enforcement.level != "enforced":
                 raise UnsupportedError(name, found[name].enforcement.reason, found[name].remedy)
@@ -108,9 +123,7 @@ class Host:
                 "anything", f"the machine is {self.machine}", " or ".join(MACHINES)
             )
         if policy.isolation == "namespace":
-            raise UnsupportedError(
-                "isolation", "this version has no namespace tier", "isolation='process' or 'auto'"
-            )
+            self.tier(policy)
         if policy.on_denied == "kill" and not self.notification:
             raise UnsupportedError("on_denied", *_NO_NOTIFICATION)
         # Without these nothing can be confined, whatever a policy requires.
@@ -124,8 +137,13 @@ class Host:
             reason = f"Landlock is not available (errno {self.landlock.error})"
             raise UnsupportedError("fs_read", reason, facts.landlock_remedy(self.landlock))
 
-    def _held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
-        return held(situation(self.landlock.abi, self.seccomp, policy, limits, identity))
+    def held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
+        """The same with what would hold each better."""
+        return held(self._situation(policy, limits, identity))
+
+    def _situation(self, policy: Policy, limits: Limits, identity: Identity) -> Situation:
+        tier = self.tier(policy)
+        return situation(self.landlock.abi, self.seccomp, tier, policy, limits, identity)
 
     @property
     def default_identity(self) -> Identity:
@@ -136,7 +154,7 @@ class Host:
     @property
     def missing(self) -> tuple[Missing, ...]:
         """What a default run does not have as "enforced", and what would bring it."""
-        found = self._held(_DEFAULT_POLICY, _DEFAULT_LIMITS, self.default_identity)
+        found = self.held(_DEFAULT_POLICY, _DEFAULT_LIMITS, self.default_identity)
         lacking = [
             Missing(name, item.enforcement.reason, item.remedy)
             for name, item in found.items()
@@ -165,7 +183,7 @@ class Host:
             "uid": self.caller.uid,
             "own_uids": self.caller.own_uids,
             "workspaces": [place.path for place in self.places if not place.why_not],
-            "user_namespaces": not self.user_namespaces,
+            "namespaces": not self.namespaces.why_not,
             "cgroups": self.cgroups,
             "enforcement": {name: item.to_dict() for name, item in report.items()},
             "missing": [
@@ -184,6 +202,7 @@ _NO_NOTIFICATION = (
 @cache
 def host() -> Host:
     """This host; looked at once per process."""
+    who, uids = facts.caller(), facts.uids()
     return Host(
         kernel=platform.release(),
         machine=platform.machine(),
@@ -191,9 +210,9 @@ def host() -> Host:
         seccomp=facts.seccomp_filter(),
         notification=facts.seccomp_notification(),
         proc=os.path.exists("/proc/self/fd"),
-        caller=facts.caller(),
-        uids=facts.uids(),
+        caller=who,
+        uids=uids,
         places=tuple(facts.places()),
-        user_namespaces=facts.user_namespaces(),
+        namespaces=namespaces(who, uids),
         cgroups=facts.cgroups(),
     )

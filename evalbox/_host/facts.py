@@ -184,22 +184,6 @@ def _filesystem(path: str) -> str:
 # ---- what is only told -------------------------------------------------------
 
 
-def user_namespaces() -> str:
-    """Why an ordinary user cannot make a user namespace; "" when nothing forbids it."""
-    for path, forbidding in (
-        ("/proc/sys/user/max_user_namespaces", "0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
-    ):
-        try:
-            value = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if value == forbidding:
-            return f"{path} is {value}"
-    return "" if os.path.exists("/proc/self/ns/user") else "the kernel has none"
-
-
 def cgroups() -> str:
     """Where cgroup v2 is mounted, "" without it."""
     for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):

@@ -1,4 +1,4 @@
-"""How each property is held in the process tier: the table behind every report.
+"""How each property is held: the table behind every report.
 
 A property has rows, tried in order; the first whose condition is true says how it
 is held. A condition knows only the Situation, so the same table answers for a
@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 
 from evalbox._values import FrozenMap
-from evalbox.compile.identity import Identity
+from evalbox.compile.identity import Identity, Tier
 from evalbox.compile.syscalls import unfiltered
 from evalbox.limits import Limits
 from evalbox.output import Enforcement, Level
@@ -27,6 +27,7 @@ class Situation:
     Attributes:
         abi: of Landlock, 0 without it.
         seccomp: whether filters can be installed.
+        tier: whether the run has namespaces of its own.
         identity: who the run is.
         granted: properties that the policy itself gives up.
         unlimited: properties whose limit is None.
@@ -34,6 +35,7 @@ class Situation:
 
     abi: int
     seccomp: bool
+    tier: Tier
     identity: Identity
     granted: frozenset[str]
     unlimited: frozenset[str]
@@ -59,11 +61,11 @@ class Held:
 
 
 def situation(
-    abi: int, seccomp: bool, policy: Policy, limits: Limits, identity: Identity
+    abi: int, seccomp: bool, tier: Tier, policy: Policy, limits: Limits, identity: Identity
 ) -> Situation:
     unlimited = frozenset(name for name in _LIMITED if getattr(limits, name) is None)
     granted = unfiltered(policy) | _shown(policy)
-    return Situation(abi, seccomp, identity, granted, unlimited)
+    return Situation(abi, seccomp, tier, identity, granted, unlimited)
 
 
 def _shown(policy: Policy) -> frozenset[str]:
@@ -86,6 +88,14 @@ def _always(_: Situation) -> bool:
 
 def _no_seccomp(at: Situation) -> bool:
     return not at.seccomp
+
+
+def _namespaces(at: Situation) -> bool:
+    return at.tier == "namespace"
+
+
+def _has_own_count(at: Situation) -> bool:
+    return _namespaces(at) and at.identity.kind == "user"
 
 
 def _abi(least: int) -> Callable[[Situation], bool]:
@@ -115,8 +125,13 @@ _NO_FILTER = Row(
 _WATCH = "looked at every 10 ms at the closest, so it can be passed for that long"
 
 TABLE: dict[str, tuple[Row, ...]] = {
-    "fs_read": (Row(_abi(1), "enforced", "Landlock"), _NO_LANDLOCK),
+    "fs_read": (
+        Row(_namespaces, "enforced", "mount namespace, Landlock"),
+        Row(_abi(1), "enforced", "Landlock"),
+        _NO_LANDLOCK,
+    ),
     "fs_write": (
+        Row(_namespaces, "enforced", "mount namespace, Landlock"),
         Row(_abi(3), "enforced", "Landlock"),
         Row(
             _abi(1),
@@ -128,6 +143,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         _NO_LANDLOCK,
     ),
     "fs_metadata": (
+        Row(_namespaces, "enforced", "mount namespace"),
         Row(
             _is("own"),
             "partial",
@@ -151,6 +167,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "signals": (
+        Row(_namespaces, "enforced", "PID namespace"),
         Row(_abi(6), "enforced", "Landlock scope"),
         Row(_is("own"), "enforced", "own uid"),
         Row(
@@ -161,7 +178,11 @@ TABLE: dict[str, tuple[Row, ...]] = {
             f"Linux 6.12 or newer; or {_ROOT}",
         ),
     ),
-    "ptrace": (Row(_abi(1), "enforced", "Landlock domain, seccomp"), _NO_LANDLOCK),
+    "ptrace": (
+        Row(_namespaces, "enforced", "PID namespace, Landlock domain, seccomp"),
+        Row(_abi(1), "enforced", "Landlock domain, seccomp"),
+        _NO_LANDLOCK,
+    ),
     "prlimit": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     # With the network of the host, too: a socket of this family is refused either way.
     "unix_path": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
@@ -173,6 +194,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "tcp": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     "udp": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     "proc_view": (
+        Row(_namespaces, "enforced", "PID namespace"),
         Row(
             _abi(1),
             "partial",
@@ -183,6 +205,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     ),
     "processes": (
         Row(_is("own"), "enforced", "RLIMIT_NPROC of an own uid"),
+        Row(_has_own_count, "enforced", "RLIMIT_NPROC in a user namespace"),
         Row(
             _is("user"),
             "partial",
@@ -211,6 +234,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "disk": (
+        Row(_namespaces, "enforced", "size of a tmpfs"),
         Row(
             _always,
             "partial",
@@ -222,6 +246,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "output": (Row(_always, "enforced", "init"),),
     "wall_time": (Row(_always, "enforced", "init"),),
     "tree_kill": (
+        Row(_namespaces, "enforced", "PID namespace"),
         Row(_abi(6), "enforced", "kill(-1) inside a Landlock scope"),
         Row(
             _always,

@@ -84,10 +84,7 @@ def _show(found: Host) -> None:
 
 
 def _held(found: Host) -> FrozenMap[Held]:
-    from evalbox._host.properties import held, situation
-
-    identity = found.default_identity
-    return held(situation(found.landlock.abi, found.seccomp, Policy(), _EVERY_LIMIT, identity))
+    return found.held(Policy(), _EVERY_LIMIT, found.default_identity)
 
 
 def _marked(name: str, unlimited: set[str]) -> str:
@@ -129,7 +126,10 @@ def _facts(found: Host) -> Iterator[tuple[str, str]]:
     yield "seccomp", "yes, with notification" if found.notification else str(found.seccomp).lower()
     yield "caller", f"uid {caller.uid}, {who}"
     yield "workspaces", ", ".join(usable) or "no directory can hold them"
-    yield "namespaces", found.user_namespaces or "user namespaces are not forbidden"
+    missing = found.namespaces
+    yield "namespaces", missing.why_not or "each run gets its own"
+    if missing.why_not:
+        yield "  to have them", missing.remedy
     yield "cgroups", found.cgroups or "no cgroup v2"
 
 

@@ -316,10 +316,13 @@ NOT_FOR_UID_0 = OWNER_CALLS | _names(
     "open openat openat2 creat mkdir mkdirat mknod mknodat",
 )
 
+# What they make outlives the process that made it.
+LASTING_CALLS = _names("shmget semget msgget mq_open")
+
 # Launcher and init do these, and so does the child before its own filter. What
 # they ask of prctl, fcntl and the rest any program may: each name here costs
 # time in every run, because the child's filter is installed anew.
 LAUNCHER_CALLS = _names(
     "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset setgroups",
-    "setfsuid setfsgid fchown fchownat memfd_create",
+    "setfsuid setfsgid fchown fchownat memfd_create mount",
 )
