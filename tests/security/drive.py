@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.launcher:
         namespaces.PROGRAM = launcher.PROGRAM = asked.launcher
+    # As on a host where crashes are dumped.
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     for tier in asked.tier or TIERS:
         missing = missing_tier(tier)
         print(json.dumps({"tier": tier, "missing": missing}), flush=True)
