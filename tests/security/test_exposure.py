@@ -43,11 +43,11 @@ def test_the_table_of_calls_is_short() -> None:
 
 def test_the_page_has_these_figures() -> None:
     text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-    rows = dict(
-        (cells[0].strip(), [cell.strip() for cell in cells[1:]])
+    rows = {
+        cells[0].strip(): [cell.strip() for cell in cells[1:]]
         for line in text.splitlines()
         if line.startswith("| ") and (cells := line.strip("| ").split(" | "))
-    )
+    }
     for tier, column in (("process", 2), ("namespace", 3)):
         if tier == "namespace" and evalbox.host().namespaces.why_not:
             continue
