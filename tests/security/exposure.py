@@ -44,7 +44,8 @@ def probe() -> bytes:
 
 
 def _figures(text: str) -> Figures:
-    return dict(line.split(maxsplit=1) for line in text.splitlines() if " " in line)
+    pairs = (line.split(maxsplit=1) for line in text.splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 def with_command(*prefix: str) -> Figures:
