@@ -136,4 +136,11 @@ class InternalError(EvalboxError):
 
 def _last_lines(data: bytes) -> str:
     lines = data[-_LAST_BYTES:].decode("utf-8", "replace").splitlines()
-    return "\n".join(lines[-_LAST_LINES:])
+    return "\n".join(map(_escaped, lines[-_LAST_LINES:]))
+
+
+def _escaped(line: str) -> str:
+    """Without codes for the terminal: a traceback ends up on one, or in a log."""
+    return "".join(
+        char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line
+    )
