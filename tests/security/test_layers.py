@@ -62,7 +62,7 @@ PROOFS = {
     "DISK": Proof("namespace", "R10.one"),
     "MEMORY_WATCH": Proof("process", "R1"),
     "CPU_WATCH": Proof("process", "R19.alone"),
-    "TREE_KILL": Proof("process", "X8"),
+    "TREE_KILL": Proof("process", "P9.daemon"),
     "CLEARING": Proof("process", "F47"),
 }
 
