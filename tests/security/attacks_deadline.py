@@ -9,7 +9,8 @@ import sys
 from typing import Any
 
 from evalbox import Executor, Status, Stdout
-from security.base import PATIENCE, PYTHON, Context, attack, program
+from security.aims import granting
+from security.base import PATIENCE, PYTHON, Context, answer_of, attack, program
 from security.runs import end_of, plan
 
 # ---- P16, P17, P29, P30: who will not end ----------------------------------------------------
@@ -196,6 +197,32 @@ pid = struct.unpack("i", os.read(reader, 4))[0]
 {_NOT_MINE}
 """,
     )
+
+_STOPPED = """
+pid = os.fork()
+if pid == 0:
+    call("ptrace", 0, 0, 0, 0)
+    os.kill(os.getpid(), signal.SIGSTOP)
+status = os.waitpid(pid, 0)[1]
+os.kill(pid, signal.SIGKILL)
+os.WIFSTOPPED(status) or held("unseen")
+"""
+
+
+@attack(
+    "P28",
+    "make init a tracer, where ptrace is allowed: a stop that it takes for the end",
+    property=None,
+    # It dies of its own signal, as it would if nobody traced it.
+    blocked="SIGUSR1 EPERM",
+    reached="OK SIGKILL",
+    control=lambda ctx: ctx.act_outside(_STOPPED),
+)
+def stop_for_an_end(ctx: Context) -> str:
+    act = 'call("ptrace", 0, 0, 0, 0)\nos.kill(os.getpid(), signal.SIGUSR1)'
+    fields = granting("ptrace")(ctx)
+    return answer_of(ctx.run(ctx.command(act, {}), timeout=1.0, **fields))
+
 
 # ---- P24: what a host hands on ---------------------------------------------------------------
 

@@ -37,7 +37,7 @@ _PYTHON = {
     "P18": ("a child that adopts its orphans", "prctl(36, 1)"),  # PR_SET_CHILD_SUBREAPER
     "P19": ("children that do not die with their parent", "prctl(1, 0)"),  # PR_SET_PDEATHSIG
     "P9.undumpable": ("daemons whose /proc is closed to their uid", "prctl(4, 0)"),
-    "P9.silent": ("daemons that hold no descriptor", "[os.close(fd) for fd in range(3)]"),
+    "P9.silent": ("daemons that hold no descriptor", "os.closerange(0, 3)"),
 }
 _DAEMONS = """
 import ctypes, os, signal
