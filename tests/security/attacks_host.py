@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from evalbox import PIPE, Executor, Network
-from proc import mark, marked, until
+from evalbox import PIPE, Executor, Network, Stdout
+from proc import mark, marked
 from security.base import PYTHON, Context, Fields, attack, exists, nothing_lacks, program
 from security.runs import ends, plan
 
@@ -196,12 +196,13 @@ names or held("hidden")
 def _beside(ctx: Context, act: str, act_of: Callable[..., str]) -> str:
     """What an act meets while another run waits, with a secret in its workspace."""
     number = mark()
-    fields = {"stdin": PIPE, "files": {"secret": "secret"}}
+    fields = {"stdin": PIPE, "files": {"secret": "secret"}, "stream": True}
     with Executor() as executor:
-        run = executor.spawn(plan(ctx, ["sh", "-c", f"cat - && : {number}"], **fields))
-        until(lambda: marked(number), "the other run is under way")
+        run = executor.spawn(plan(ctx, ["sh", "-c", f"pwd; cat && : {number}"], **fields))
+        while not (said := [e.data for e in executor.poll() if isinstance(e, Stdout)]):
+            assert executor.active_count
         (pid, *_) = marked(number)
-        answer = act_of(act, {"PID": pid, "CWD": os.readlink(f"/proc/{pid}/cwd")})
+        answer = act_of(act, {"PID": pid, "CWD": said[0].decode().strip()})
         executor.kill(run)
         ends(ctx, executor)
     return answer
@@ -223,6 +224,7 @@ for _id, (_title, _act) in _OTHER_RUN.items():
         property="fs_read",
         blocked=_CLOSED,
         control=lambda ctx, act=_act: _beside(ctx, act, ctx.act_outside),  # type: ignore[misc]
+        privileged="" if _id == "I9.path" else "CAP_SYS_PTRACE",
         needs=_has_a_path if _id == "I9.path" else nothing_lacks,
     )(lambda ctx, act=_act: _beside(ctx, act, ctx.act_inside))  # type: ignore[misc]
 

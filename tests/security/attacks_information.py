@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,12 @@ for _id, (_title, _act) in _VARIABLES.items():
 
 
 def _command_lines(pids: list[int]) -> bytes:
-    names = [f"/proc/{pid}/{leaf}" for pid in pids for leaf in ("cmdline", "environ")]
-    return b"".join(Path(name).read_bytes() for name in names)
+    shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    for pid in pids:
+        # Of who has a uid of his own only a tracer may read it.
+        with suppress(PermissionError):
+            shown += Path(f"/proc/{pid}/environ").read_bytes()
+    return shown
 
 
 def _secrets_of_a_plan(ctx: Context, *pids: Callable[[str], list[int]]) -> str:
@@ -79,7 +83,7 @@ def _secrets_of_a_plan(ctx: Context, *pids: Callable[[str], list[int]]) -> str:
         "files": {"secret": secret},
     }
     with Executor() as executor:
-        run = executor.spawn(plan(ctx, ["sh", "-c", f"sleep {number}"], **fields))
+        run = executor.spawn(plan(ctx, ["sh", "-c", f"sleep {number}; :", secret], **fields))
         until(lambda: marked(f"sleep\0{number}"), "the program is under way")
         shown = _command_lines([pid for of in pids for pid in of(number)])
         executor.kill(run)
@@ -89,7 +93,7 @@ def _secrets_of_a_plan(ctx: Context, *pids: Callable[[str], list[int]]) -> str:
 
 attack(
     "I2",
-    "what a plan hands over, on the command line or in the environment of our helpers",
+    "what a plan hands over: on the command line or in the environment of our helpers",
     property=None,
     blocked="nothing",
     control=lambda ctx: _secrets_of_a_plan(ctx, marked),

@@ -6,7 +6,7 @@ judged.
 
 from __future__ import annotations
 
-from evalbox import MiB
+from evalbox import MiB, Syscalls
 from evalbox._host import host
 from security.base import Context, program
 from security.hoard import hoard
@@ -355,5 +355,6 @@ def grow():
 """,
     size=48 * MiB,
     amount=56 * MiB,
+    fields={"syscalls": Syscalls().allow("splice")},
     blocked=_BLOCKED,
 )
