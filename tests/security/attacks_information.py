@@ -124,39 +124,37 @@ program(
     act='str(PID) in os.listdir("/proc") or held("hidden")',
     given=_witness,
 )
-# Of each a process of the same or of another user, and none of them is changed.
+# What each answers of a process that exists and of one that does not.
 _ASKING = {
-    "getpgid": 'call("getpgid", PID)',
-    "getsid": 'call("getsid", PID)',
-    "getpriority": 'call("getpriority", 0, PID)',
-    "ioprio": 'call("ioprio_get", 1, PID)',
-    "capget": 'call("capget", struct.pack("Ii", 0x20080522, PID), room(24))',
-    "affinity": 'call("sched_getaffinity", PID, 128, room(128))',
-    "scheduler": 'call("sched_getscheduler", PID)',
-    "attributes": 'call("sched_getattr", PID, room(56), 56, 0)',
-    "interval": 'call("sched_rr_get_interval", PID, room(16))',
-    "path": 'os.stat(f"/proc/{PID}")',
+    "getpgid": 'call("getpgid", pid)',
+    "getsid": 'call("getsid", pid)',
+    "getpriority": 'call("getpriority", 0, pid)',
+    "ioprio": 'call("ioprio_get", 1, pid)',
+    "capget": 'call("capget", struct.pack("Ii", 0x20080522, pid), room(24))',
+    "affinity": 'call("sched_getaffinity", pid, 128, room(128))',
+    "scheduler": 'call("sched_getscheduler", pid)',
+    "attributes": 'call("sched_getattr", pid, room(56), 56, 0)',
+    "interval": 'call("sched_rr_get_interval", pid, room(16))',
+    "signal": "os.kill(pid, 0)",
+    "path": 'os.stat(f"/proc/{pid}")',
 }
-for _name, _act in _ASKING.items():
+_NOBODY = (1 << 22) - 1  # no pid is larger than that
+for _name, _ask in _ASKING.items():
     program(
         f"I3.{_name}",
         f"whether a process exists, asked through {_name}",
         property="proc_view",
-        # EPERM says that it exists.
-        reached="OK EPERM",
-        blocked="ESRCH ENOENT",
-        act=_act,
+        blocked="same",
+        act=f"""
+def ask(pid):
+    try:
+        {_ask}
+    except OSError as error:
+        return error.errno
+ask(PID) != ask({_NOBODY}) or held("same")
+""",
         given=_witness,
     )
-program(
-    "I3.signal",
-    "whether a process exists, asked by a signal that is none",
-    property="proc_view",
-    reached="OK EPERM",
-    blocked="ESRCH",
-    act="os.kill(PID, 0)",
-    given=_witness,
-)
 
 
 def _holder(ctx: Context, act_of: Callable[..., str]) -> str:
