@@ -64,7 +64,7 @@ demo: $(BIN)/.built $(BIN)/.extra-cli $(BIN)/.extra-data ## grade a real data se
 
 TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli $(BIN)/.extra-data
 
-.PHONY: test test-long test-all test-c test-asan test-security docs-test
+.PHONY: test test-long test-all test-c test-asan test-security exposure docs-test
 test: $(TEST_READY) ## the suite in at most 8 minutes
 	$(BIN)/pytest -m "not long" $(PYTEST)
 
@@ -76,6 +76,9 @@ test-all: $(TEST_READY) ## everything
 
 test-security: $(TEST_READY) ## attack x caller x tier (ATTACKS="F9", ATTACKS=--write for the docs)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.table $(ATTACKS)
+
+exposure: $(TEST_READY) ## what a program can reach, beside bubblewrap (EXPOSURE=--write for the docs)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.exposure $(EXPOSURE)
 
 docs-test: $(TEST_READY) ## run the code blocks of README and docs
 	$(BIN)/pytest tests/test_docs.py $(PYTEST)
