@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import evalbox
 from evalbox import PIPE, Executor, Network, Stdout
 from proc import mark, marked
 from security.base import PYTHON, Context, Fields, attack, exists, nothing_lacks, program
@@ -291,3 +292,38 @@ any(path in text for path in PATHS) or held("hidden")
     given=lambda _: {"PATHS": _own_groups()},
     needs=lambda _: "" if _own_groups() else "this process is in no control group but the root",
 )
+
+
+# ---- our own installation --------------------------------------------------------------------
+
+_PACKAGE = str(Path(evalbox.__file__).parent)
+_SHOWN_BY = """
+def shown(leaf):
+    try:
+        return os.readlink(leaf) if leaf.endswith("exe") else open(leaf).read()
+    except OSError:
+        return ""
+pid = PID or os.getppid()
+leaves = ("cmdline", "exe", "environ", "maps", "mountinfo", "status")
+any(PACKAGE in shown(f"/proc/{pid}/{leaf}") for leaf in leaves) or held("hidden")
+"""
+
+
+def _started_by_its_path(ctx: Context) -> str:
+    command = [f"{_PACKAGE}/helper", "1000"]
+    with subprocess.Popen(command, executable="/bin/sleep") as process:
+        try:
+            return ctx.act_outside(_SHOWN_BY, {"PACKAGE": _PACKAGE, "PID": process.pid})
+        finally:
+            process.kill()
+
+
+@attack(
+    "I14",
+    "where on the host evalbox is installed, from its parent",
+    property="fs_metadata",
+    blocked="hidden",
+    control=_started_by_its_path,
+)
+def path_of_the_package(ctx: Context) -> str:
+    return ctx.act_inside(_SHOWN_BY, {"PACKAGE": _PACKAGE, "PID": 0})
