@@ -55,6 +55,24 @@ if _IS_X86:
             _CODE.format(_code),
         )
     _program(
+        "K12.program",
+        "a whole program of 32 bits",
+        "SIGSYS",
+        f"""
+code = bytes.fromhex("{_EXIT_32} cd80")
+start = 0x08048000
+head = struct.pack("16sHHIIIIIHHHHHH", b"\\x7fELF\\x01\\x01\\x01", 2, 3, 1, start + 84, 52, 0, 0,
+                   52, 32, 1, 0, 0, 0)
+load = struct.pack("8I", 1, 0, start, start, 84 + len(code), 84 + len(code), 5, 4096)
+with open("program32", "wb") as file:
+    file.write(head + load + code)
+os.chmod("program32", 0o755)
+status = subprocess.run(["./program32"]).returncode
+status < 0 and held(signal.Signals(-status).name)
+status == 42 or held(f"exit_{{status}}")
+""",
+    )
+    _program(
         "K11",
         "the x32 table of system calls",
         "SIGSYS",
