@@ -346,6 +346,7 @@ finish(struct run *run)
     eb_relay_finish(&run->relay);
     store_output(run);
     bool untouched = eb_workspace_is_untouched(run->init->places);
+    eb_meter_close(&run->meter);
     settle(run, untouched);
     if (limit_workspace(run, EB_UNLIMITED) < 0)
         run->dirty = true;

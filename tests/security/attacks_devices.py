@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import stat
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from security.attacks_files import CLOSED
+from security.attacks_metadata import handle_of, no_handles
 from security.base import PATIENCE, Context, answer_of_process, attack, program
 
 # ---- F27: making devices ---------------------------------------------------------------------
@@ -24,6 +23,7 @@ program(
     property=None,
     blocked=MADE,
     act='os.mknod("device", stat.S_IFCHR | 0o600, 0)',
+    privileged="a file system that is no overlay",
 )
 for _kind, _bits, _number in (("char", "S_IFCHR", (1, 1)), ("block", "S_IFBLK", (7, 0))):
     program(
@@ -336,24 +336,12 @@ program(
     act='call("unshare", 0x10000000)',
     privileged="user namespaces",
 )
-
-
-def _handle_of(path: Path) -> bytes:
-    """A struct file_handle."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 8 + 128)
-    mount = ctypes.c_int()
-    if libc.name_to_handle_at(-100, os.fsencode(path), handle, ctypes.byref(mount), 0) < 0:
-        raise OSError(ctypes.get_errno(), "name_to_handle_at", str(path))
-    return handle.raw
-
-
 program(
     "F39",
     "open a file outside by a handle that somebody outside gave",
     property="fs_read",
     blocked=f"{CLOSED} EPERM ESTALE",
-    given=lambda ctx: {"HANDLE": _handle_of(ctx.dir / "secret").hex(), "ON": str(ctx.scratch)},
+    given=lambda ctx: {"HANDLE": handle_of(ctx.dir / "secret").hex(), "ON": str(ctx.scratch)},
     act="""
 try:
     on = os.open(ON, os.O_RDONLY)
@@ -362,6 +350,7 @@ except OSError:
 os.read(call("open_by_handle_at", on, bytes.fromhex(HANDLE), 0), 6)
 """,
     privileged="CAP_DAC_READ_SEARCH",
+    needs=no_handles,
 )
 OPENAT2 = 'call("openat2", -100, b"f", struct.pack("QQQ", os.O_CREAT, 0o600, 0), 24)'
 program(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,24 @@ call("name_to_handle_at", -100, os.fsencode({SECRET}), buffer, mount, 0)
 }
 
 
+def handle_of(path: Path) -> bytes:
+    """A struct file_handle."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 8 + 128)
+    mount = ctypes.c_int()
+    if libc.name_to_handle_at(-100, os.fsencode(path), handle, ctypes.byref(mount), 0) < 0:
+        raise OSError(ctypes.get_errno(), "name_to_handle_at", str(path))
+    return handle.raw
+
+
+def no_handles(ctx: Context) -> str:
+    try:
+        handle_of(ctx.dir / "secret")
+    except OSError as error:
+        return f"no handles where workspaces are: {error.strerror}"
+    return ""
+
+
 def _with_link(ctx: Context) -> dict[str, Any]:
     link = ctx.dir / "link"
     if not link.is_symlink():
@@ -257,6 +277,7 @@ for _id, (_title, _act) in SIGHTS.items():
         blocked=f"{CLOSED} EPERM no",
         given=_with_link,
         act=_act,
+        **({"needs": no_handles} if _id == "F22.handle" else {}),
     )
 program(
     "F24.inotify",

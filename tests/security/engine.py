@@ -68,7 +68,7 @@ def _not_applicable(item: Attack, context: Context, reason: str) -> Result:
 def _all_programs(attempts: list[_Attempt]) -> Iterator[Result]:
     """Controls one by one, then several attempts at a time through one executor."""
     for attempt in attempts:
-        attempt.control = _control(attempt)
+        attempt.control = _answer(lambda _, tried=attempt: _control(tried), attempt.context)
     waiting = attempts[::-1]
     live: dict[int, _Attempt] = {}
     with evalbox.Executor() as executor:
@@ -77,7 +77,7 @@ def _all_programs(attempts: list[_Attempt]) -> Iterator[Result]:
                 attempt = waiting.pop()
                 try:
                     live[executor.spawn(_plan(attempt))] = attempt
-                except evalbox.EvalboxError as error:
+                except Exception as error:  # noqa: BLE001  # as in _answer
                     yield _not_run(attempt, error)
             yield from _ended(executor, live)
 
@@ -173,11 +173,11 @@ def judge(item: Attack, context: Context, answer: str, control: str) -> Result:
         verdict = Verdict.ALLOWED
         if level in ("", "enforced"):
             failure = f"it succeeds although {item.property or 'this'} is enforced"
-    elif answer not in item.blocked:
-        failure = f"it meets {answer!r}: neither a success nor one of {sorted(item.blocked)}"
     elif control not in item.reached and item.privileged:
         verdict = Verdict.NOT_APPLICABLE
         reason = f"the caller itself meets {control}: it takes {item.privileged}"
+    elif answer not in item.blocked:
+        failure = f"it meets {answer!r}: neither a success nor one of {sorted(item.blocked)}"
     if item.property is not None and not level:
         failure = failure or f"no run says how {item.property} was held"
     if control not in item.reached and not item.privileged:

@@ -8,7 +8,8 @@ Names that an act has:
     call(name, *args)    a system call by its name; arguments are integers, bytes or
                          buffers; returns the result or raises OSError
     N                    numbers of the system calls, by name
-    held(word)           ends the act with this answer
+    held(word)           ends the act with this answer; in a child, with exit code 99,
+                         as does an OSError there
     room(n)              n writable bytes; room(n) is what `call` takes as a buffer
     read_all(fd)         what comes until the end
     here(path)           whether a path exists, without raising
@@ -89,5 +90,5 @@ except OSError as error:
 # A child that an act has forked and that fell out of it says nothing.
 if os.getpid() == _pid:
     _tell(_word)
-os._exit(0)
+os._exit(0 if _word == "OK" or os.getpid() == _pid else 99)
 """

@@ -33,3 +33,14 @@ def run_with(executor: Executor, ctx: Context, script: str, **fields: Any) -> Ou
     output = executor.run(python_plan(ctx, script, **fields))
     ctx.enforcement = output.enforcement
     return output
+
+
+def ends(ctx: Context, executor: Executor) -> list[Output]:
+    """What is left of an executor's runs, in the order of their ends."""
+    found = []
+    while executor.active_count:
+        for event in executor.poll():
+            if isinstance(event, Completed | TimedOut):
+                found.append(event.output)
+                ctx.enforcement = event.output.enforcement
+    return found

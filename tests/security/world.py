@@ -27,6 +27,8 @@ class World:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
+        # What an attack makes once for all its attempts, by a name of its own.
+        self.kept: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self
