@@ -94,7 +94,7 @@ status == 42 or held(f"exit_{{status}}")
         _program(
             f"K22.{_name}",
             f"a denied call through the vsyscall page: {_call}",
-            "EPERM SIGSEGV",
+            "EPERM ENOSYS SIGSEGV",
             f"""
 entry = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 buffer = room(64)
