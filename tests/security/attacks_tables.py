@@ -148,7 +148,7 @@ held("ENOSYS")
 
 _HIGH = 1 << 32
 _LIES = {
-    "number": ("the number", 'call(N["personality"] | HIGH, 0x40000)'),
+    "number": ("the number", 'call(N["inotify_init1"] | HIGH, 0)'),
     # FIOASYNC
     "ioctl": ("a request", 'call("ioctl", os.pipe()[0], HIGH | 0x5452, struct.pack("i", 0))'),
     "fcntl": ("a command", 'call("fcntl", 1, HIGH | 8, os.getpid())'),
