@@ -160,6 +160,14 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
     return EB_CAUSE_EXIT;
 }
 
+void
+eb_meter_close(struct eb_meter *meter)
+{
+    /* What was seen of those that nobody waited for, and is gone since the last look. */
+    const struct eb_sample nobody = {0};
+    (void)cpu_used(meter, &nobody);
+}
+
 enum eb_cause
 eb_meter_settle(const struct eb_meter *meter, bool untouched)
 {

@@ -334,7 +334,9 @@ void eb_meter_add(struct eb_meter *meter, const struct rusage *usage);
 uint64_t eb_meter_due(const struct eb_meter *meter);
 /* The limit that is passed, or EB_CAUSE_EXIT. */
 enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
-/* The same when no process is left: to the last byte and nanosecond. */
+/* No process is left: to be called once, before settling. */
+void eb_meter_close(struct eb_meter *meter);
+/* The same as a look when no process is left: to the last byte and nanosecond. */
 enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 
 /* ---- workspace.c ---- */

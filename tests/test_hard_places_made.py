@@ -178,6 +178,17 @@ def test_a_container_has_a_masked_proc(place: str) -> None:
 
 
 @pytest.mark.root
+def test_without_capabilities_root_is_a_user() -> None:
+    seen = look("docker-cap-drop-root", "fields('CapEff')", "fields('CapBnd')", "os.chroot('/')")
+    assert seen == [["0" * 16], ["0" * 16], "EPERM"]
+
+
+@pytest.mark.parametrize("place", each_who("docker-no-new-privs"))
+def test_no_new_privileges_are_to_be_had(place: str) -> None:
+    assert look(place, "fields('NoNewPrivs')", "fields('Seccomp')") == [["1"], ["2"]]
+
+
+@pytest.mark.root
 def test_what_root_changes_in_a_container_stays_there() -> None:
     made = "os.close(os.open('/etc/hard-places', os.O_CREAT))"
     assert look("docker-root", made, "os.path.exists('/etc/hard-places')") == [None, True]

@@ -134,8 +134,11 @@ def _named(facts: dict[str, Any]) -> Iterator[str]:
 # ---- the root directory ------------------------------------------------------------
 
 
-def enter_root(volumes: Sequence[str]) -> None:
-    """Makes the container's root directory this process's; needs its namespaces."""
+def enter_root(volumes: Sequence[str], *, masked: bool) -> None:
+    """Makes the container's root directory this process's; needs its namespaces.
+
+    Not `masked`: with systempaths=unconfined.
+    """
     scratch = Path("/run")
     linux.mount("tmpfs", scratch, "tmpfs", options="mode=755")
     root = scratch / "root"
@@ -152,9 +155,8 @@ def enter_root(volumes: Sequence[str]) -> None:
     _mount_devices(root / "dev")
     _write_names(scratch / "etc", root / "etc")
     linux.enter_root(root)
-    mask(MASKED)
-    for path in filter(os.path.exists, READ_ONLY):
-        linux.bind(path, path, MS_REC | MS_RDONLY)
+    if masked:
+        _mask()
 
 
 def _mount_kernel(root: Path) -> None:
@@ -205,9 +207,11 @@ def _write_names(files: Path, etc: Path) -> None:
             linux.bind(files / file, etc / file)
 
 
-def mask(paths: Iterable[str]) -> None:
+def _mask() -> None:
     """A directory becomes empty and read-only, a file reads as nothing."""
-    for path in paths:
+    for path in filter(os.path.exists, READ_ONLY):
+        linux.bind(path, path, MS_REC | MS_RDONLY)
+    for path in MASKED:
         if os.path.isdir(path):
             linux.mount("tmpfs", path, "tmpfs", MS_RDONLY)
         elif os.path.exists(path):

@@ -29,6 +29,7 @@ from . import linux
 from .linux import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 
 FILES, PROCESSES = 32, 2
+_MADE_BY = os.geteuid()
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 _TEMPORARY_PATH = re.compile(r"/(?:var/)?tmp/")
 _SETTINGS = Path("/proc/sys/kernel")
@@ -190,7 +191,9 @@ def few_files() -> None:
 
 
 def few_processes() -> None:
-    resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))
+    # An ordinary user's process of the tool is in the same user namespace, and counts.
+    limit = PROCESSES + (_MADE_BY != 0)
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
 
 
 def close_stdio() -> None:

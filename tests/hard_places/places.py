@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from . import docker, linux, machine
 from .enter import Inside, joined
@@ -14,7 +15,7 @@ from .enter import Inside, joined
 USER = 1000
 _CONTAINER = linux.NEWIPC | linux.NEWUTS | linux.NEWNET | linux.NEWCGROUP
 _HOSTNAME = "0123456789ab"
-BOTH, ONLY_USER = ("root", "user"), ("user",)
+BOTH, ONLY_ROOT, ONLY_USER = ("root", "user"), ("root",), ("user",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,12 @@ def _machine(uid: int) -> Inside:
     return Inside(namespaces=_user_namespace(), mounts=steps, uid=uid)
 
 
-def _container(uid: int) -> Inside:
+def _container(uid: int, *, masked: bool = True) -> Inside:
     volumes = machine.needed_volumes()
+    enter = partial(docker.enter_root, volumes, masked=masked)
     return Inside(
         namespaces=_CONTAINER | _user_namespace(),
-        mounts=(_name_host, linux.loopback_up, lambda: docker.enter_root(volumes)),
+        mounts=(_name_host, linux.loopback_up, enter),
         capabilities=docker.CAPABILITIES,
         uid=uid,
         env={"HOME": "/root" if uid == 0 else "/", "HOSTNAME": _HOSTNAME},
@@ -77,6 +79,22 @@ PLACES: dict[str, Place] = {
     "docker-unconfined": Place(
         "the same with seccomp=unconfined: user namespaces, but a masked /proc",
         Inside(),
+        _container,
+    ),
+    "docker-open": Place(
+        "the same with systempaths=unconfined: nothing is in the way of namespaces",
+        Inside(),
+        partial(_container, masked=False),
+    ),
+    "docker-cap-drop": Place(
+        "a container with --cap-drop=ALL",
+        Inside(filters=(partial(docker.profile, ()),), capabilities=()),
+        _container,
+        ONLY_ROOT,
+    ),
+    "docker-no-new-privs": Place(
+        "a container with --security-opt=no-new-privileges",
+        Inside(filters=(docker.profile,), last=(linux.no_new_privileges,)),
         _container,
     ),
     "no-userns": Place(
@@ -166,6 +184,6 @@ def inside(name: str) -> Inside:
 def _way(places: Sequence[Place], *, is_root: bool) -> Inside:
     mine = os.geteuid()
     uid = 0 if is_root else mine or USER
-    bases = [place.base for place in places]
-    base = _container if _container in bases else _machine
+    bases = [place.base for place in places if place.base is not _machine]
+    base = bases[0] if bases else _machine
     return joined(base(uid), *(place.harder for place in places))

@@ -66,9 +66,9 @@ def _try_run(executor: evalbox.Executor, policy: evalbox.Policy) -> dict[str, An
         output = executor.run(evalbox.Plan(["sh", "-c", "echo $((6 * 7))"], policy=policy))
     except evalbox.EvalboxError as error:
         return {"error": type(error).__name__, "text": str(error)}
-    levels = {name: item.level for name, item in output.enforcement.items()}
+    held = {name: (item.level, item.mechanism) for name, item in output.enforcement.items()}
     told = (output.explain(), output.stderr.decode())
-    return {"ok": output.ok, "text": output.text.strip(), "levels": levels, "told": told}
+    return {"ok": output.ok, "text": output.text.strip(), "held": held, "told": told}
 
 
 # ---- attacks ---------------------------------------------------------------------

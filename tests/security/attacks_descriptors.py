@@ -118,7 +118,8 @@ program(
     act=f"""
 {_PAIR}
 pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-pair[0].sendmsg([b"x"], [(socket.SOL_SOCKET, 2, struct.pack("3i", os.getppid(), 0, 0))])
+who = struct.pack("3i", os.getppid(), os.getuid(), os.getgid())
+pair[0].sendmsg([b"x"], [(socket.SOL_SOCKET, 2, who)])
 """,
 )
 _PROGRAM = """

@@ -43,7 +43,8 @@ Try one by `PYTHONPATH=.:tests python -m security.drive --caller root --tier pro
 An attack that the catalogue does not have takes the next free number of its section.
 
 An answer that is neither in `reached` nor in `blocked` is a failure, and so is a
-success where `Output.enforcement` said "enforced" for its property.
+success where `Output.enforcement` said "enforced" for its property, unless by the
+mechanism "granted": the attack's own policy gave it up, to see what else holds.
 """
 
 from __future__ import annotations

@@ -212,4 +212,7 @@ def _reported(item: Attack, context: Context) -> tuple[str, str]:
     if item.property is None or not context.enforcement:
         return "", ""
     found = context.enforcement[item.property]
+    # What a policy itself grants is no break when it is made use of.
+    if found.mechanism == "granted":
+        return "granted", "the policy of the attack grants it, and nothing else holds it"
     return found.level, found.reason
