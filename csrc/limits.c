@@ -133,6 +133,8 @@ static bool
 disk_is_passed(const struct eb_meter *meter)
 {
     uint64_t limit = meter->job->limits.disk;
+    if (limit != EB_UNLIMITED && meter->init->runtime->namespaces)
+        return eb_mounts_hold_more(meter->init, limit);
     return limit != EB_UNLIMITED && eb_disk_usage(meter->init->workspace, limit) > limit;
 }
 
@@ -156,6 +158,14 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
             return EB_CAUSE_DISK;
     }
     return EB_CAUSE_EXIT;
+}
+
+void
+eb_meter_close(struct eb_meter *meter)
+{
+    /* What was seen of those that nobody waited for, and is gone since the last look. */
+    const struct eb_sample nobody = {0};
+    (void)cpu_used(meter, &nobody);
 }
 
 enum eb_cause

@@ -111,12 +111,22 @@ lowered(int resource, uint64_t value)
     return (struct eb_rlimit){.resource = resource, .value = {wanted, wanted}};
 }
 
-static void
-set_limits(struct eb_child *child, const struct eb_limits *limits)
+/* In a user namespace of one's own, init is one of those that are counted. */
+static uint64_t
+counted_processes(const struct eb_spawn *spawn)
 {
+    uint64_t processes = spawn->view->job.limits.processes;
+    bool with_init = spawn->runtime->namespaces && spawn->view->job.uid == EB_KEEP_ID;
+    return processes != EB_UNLIMITED && with_init ? processes + 1 : processes;
+}
+
+static void
+set_limits(struct eb_child *child, const struct eb_spawn *spawn)
+{
+    const struct eb_limits *limits = &spawn->view->job.limits;
     child->rlimits[0] = lowered(RLIMIT_DATA, limits->data);
     child->rlimits[1] = lowered(RLIMIT_FSIZE, limits->file_size);
-    child->rlimits[2] = lowered(RLIMIT_NPROC, limits->processes);
+    child->rlimits[2] = lowered(RLIMIT_NPROC, counted_processes(spawn));
     child->rlimits[3] = lowered(RLIMIT_STACK, limits->stack);
     child->open_files = lowered(RLIMIT_NOFILE, limits->open_files);
 }
@@ -179,7 +189,7 @@ run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
         return -1;
     }
     eb_job_strings(view, child.argv, child.envp);
-    set_limits(&child, &job->limits);
+    set_limits(&child, spawn);
     pid_t pid = start_child(spawn, &child);
     free(strings);
     return pid;
