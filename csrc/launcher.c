@@ -182,8 +182,7 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
                            .uid = order->uid,
                            .launcher = getpid()};
     struct eb_failure failure = {EB_STAGE_FORK, -1};
-    pid_t pid =
-        order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork_init(&failure) : -EBADMSG;
+    pid_t pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork_init(&failure) : -EBADMSG;
     if (pid == 0) {
         for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
             close(fd);

@@ -254,7 +254,7 @@ end_tree(struct run *run)
 {
     sigset_t none;
     sigemptyset(&none);
-    while (reap(run)) {
+    while (reap(run) && EB_HAS(TREE_KILL)) {
         const struct timespec again = {.tv_nsec = RETRY_KILL_MS * (long)EB_MS};
         const struct timespec soon = {.tv_nsec = (long)EB_MS};
         if (run->init->scoped) {

@@ -1,6 +1,7 @@
 /* runtime.h - what the files of the launcher program share; its messages, with
  * host.c as well.
  *
+ *   layers.h    what a test build can leave out
  *   launcher.c  confines itself, keeps inits, reaps, cleans up
  *   confine.c   capabilities, limits and calls taken away
  *   namespaces.c  those of the launcher and of each init
@@ -22,6 +23,7 @@
 #define EB_RUNTIME_H
 
 #include "evalbox.h"
+#include "layers.h"
 
 #include <signal.h>
 #include <stdbool.h>
