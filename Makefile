@@ -1,5 +1,5 @@
 # Every target makes what it needs, the virtual environment included.
-# Knobs: PYTHON=/path/to/python3  VENV=.venv  PYTEST="-k name"
+# Knobs: PYTHON=/path/to/python3  VENV=.venv  PYTEST="-k name"  ATTACKS="F9 P1"
 #        MACHINES="--release 6.1 --caller user" for test-kernels
 
 SHELL := /bin/sh
@@ -9,6 +9,7 @@ VENV ?= .venv
 # Resolved only by the rule that needs it, so that `make help` works anywhere.
 PYTHON ?= $(shell tools/find-python)
 PYTEST ?=
+ATTACKS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q install
@@ -64,7 +65,7 @@ demo: $(BIN)/.built $(BIN)/.extra-cli $(BIN)/.extra-data ## grade a real data se
 
 TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli $(BIN)/.extra-data
 
-.PHONY: test test-long test-all test-c test-asan docs-test
+.PHONY: test test-long test-all test-c test-asan test-security docs-test
 test: $(TEST_READY) ## the suite in at most 8 minutes
 	$(BIN)/pytest -m "not long" $(PYTEST)
 
@@ -73,6 +74,9 @@ test-long: $(TEST_READY) ## only the long suites: stress, fuzz, 10 000 runs
 
 test-all: $(TEST_READY) ## everything
 	$(BIN)/pytest --timeout 3600 $(PYTEST)
+
+test-security: $(TEST_READY) ## attack x caller x tier (ATTACKS="F9", ATTACKS=--write for the docs)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.table $(ATTACKS)
 
 docs-test: $(TEST_READY) ## run the code blocks of README and docs
 	$(BIN)/pytest tests/test_docs.py $(PYTEST)

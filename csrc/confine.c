@@ -22,8 +22,8 @@ static const uint64_t for_runs = CAP_BIT(CAP_SETUID) | CAP_BIT(CAP_SETGID) | CAP
 /* For namespaces of inits (mapping uid 0 takes CAP_SETFCAP, Linux 5.12), for the size
  * of a workspace, and for the memory of a process that hides from others.  They are
  * void outside the user namespace. */
-static const uint64_t in_namespaces =
-    CAP_BIT(CAP_SYS_ADMIN) | CAP_BIT(CAP_SYS_PTRACE) | CAP_BIT(CAP_SETFCAP);
+static const uint64_t in_namespaces = CAP_BIT(CAP_SYS_ADMIN) | CAP_BIT(CAP_SYS_PTRACE) |
+                                      CAP_BIT(CAP_SETFCAP);
 
 /* RLIMIT_CORE is 1 and not 0: a piped core_pattern ignores 0 but honours 1 (core(5)). */
 void
@@ -36,7 +36,7 @@ eb_confine_limits(void)
         {RLIMIT_CORE, 1}, {RLIMIT_MEMLOCK, 0},  {RLIMIT_RTPRIO, 0},
         {RLIMIT_NICE, 0}, {RLIMIT_MSGQUEUE, 0}, {RLIMIT_SIGPENDING, 1024},
     };
-    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+    for (size_t i = 0; EB_HAS(FIXED_LIMITS) && i < sizeof limits / sizeof *limits; i++) {
         struct rlimit now;
         __rlimit_resource_t resource = (__rlimit_resource_t)limits[i].resource;
         if (getrlimit(resource, &now) < 0)
@@ -80,7 +80,7 @@ eb_confine_calls(const struct eb_filter *filter)
         unsigned short len;
         const struct eb_insn *filter;
     } program = {.len = filter->n_insns, .filter = filter->insns};
-    if (filter->n_insns == 0)
+    if (filter->n_insns == 0 || !EB_HAS(CALLS))
         return 0;
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? -errno : 0;
 }

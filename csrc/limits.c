@@ -83,7 +83,7 @@ memory_is_passed(struct eb_meter *meter, const struct eb_sample *sample)
     uint64_t limit = meter->job->limits.memory;
     uint32_t uid = meter->job->uid;
     /* The sum of resident sets is cheap and never too small. */
-    if (limit == EB_UNLIMITED || sample->resident <= limit)
+    if (limit == EB_UNLIMITED || !EB_HAS(MEMORY_WATCH) || sample->resident <= limit)
         return false;
     uint64_t used = eb_watch_memory(&meter->watch, uid);
     if (uid != EB_KEEP_ID)
@@ -110,7 +110,7 @@ check_tree(struct eb_meter *meter, uint64_t *rest)
     eb_watch_sample(&meter->watch, &sample);
     uint64_t used = cpu_used(meter, &sample);
     *rest = EB_UNLIMITED;
-    if (limit != EB_UNLIMITED) {
+    if (limit != EB_UNLIMITED && EB_HAS(CPU_WATCH)) {
         if (used >= limit)
             return EB_CAUSE_CPU_TIME;
         /* With n processors it can be used up n times as fast. */
@@ -132,7 +132,7 @@ pause_after(const struct eb_meter *meter, uint64_t cost)
 static bool
 disk_is_passed(const struct eb_meter *meter)
 {
-    uint64_t limit = meter->job->limits.disk;
+    uint64_t limit = EB_HAS(DISK) ? meter->job->limits.disk : EB_UNLIMITED;
     if (limit != EB_UNLIMITED && meter->init->runtime->namespaces)
         return eb_mounts_hold_more(meter->init, limit);
     return limit != EB_UNLIMITED && eb_disk_usage(meter->init->workspace, limit) > limit;
@@ -160,12 +160,20 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
     return EB_CAUSE_EXIT;
 }
 
+void
+eb_meter_close(struct eb_meter *meter)
+{
+    /* What was seen of those that nobody waited for, and is gone since the last look. */
+    const struct eb_sample nobody = {0};
+    (void)cpu_used(meter, &nobody);
+}
+
 enum eb_cause
 eb_meter_settle(const struct eb_meter *meter, bool untouched)
 {
     const struct eb_limits *limits = &meter->job->limits;
     uint64_t used = meter->user + meter->system + meter->watch.lost;
-    if (limits->cpu_time != EB_UNLIMITED && used > limits->cpu_time)
+    if (EB_HAS(CPU_WATCH) && limits->cpu_time != EB_UNLIMITED && used > limits->cpu_time)
         return EB_CAUSE_CPU_TIME;
     if (!untouched && disk_is_passed(meter))
         return EB_CAUSE_DISK;

@@ -40,7 +40,7 @@ static uint64_t
 attributes_of(const struct eb_mount *mount)
 {
     uint64_t attributes = EB_MOUNT_ATTR_NOSUID;
-    if (!(mount->flags & EB_MOUNT_WRITABLE))
+    if (!(mount->flags & EB_MOUNT_WRITABLE) && EB_HAS(READ_ONLY))
         attributes |= EB_MOUNT_ATTR_RDONLY;
     if (!(mount->flags & EB_MOUNT_DEVICES))
         attributes |= EB_MOUNT_ATTR_NODEV;
@@ -176,15 +176,27 @@ static int
 hide(const char *target)
 {
     struct stat st;
-    if (lstat(target, &st) < 0)
+    if (!EB_HAS(HIDDEN_PROC) || lstat(target, &st) < 0)
         return 0;
     if (S_ISDIR(st.st_mode))
-        return mount("evalbox", target, "tmpfs",
-                     MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=0555") < 0
+        return mount("evalbox", target, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                     "size=4k,mode=0555") < 0
                    ? -errno
                    : 0;
     return attach_at(open(OLD_ROOT "/dev/null", O_PATH | O_CLOEXEC), target,
                      EB_MOUNT_ATTR_NOSUID | EB_MOUNT_ATTR_RDONLY);
+}
+
+static int
+attach_proc(const char *target)
+{
+    /* The kernel mounts none for a PID namespace that is not ours. */
+    if (!EB_HAS(PID_NAMESPACE))
+        return attach_at(open(OLD_ROOT "/proc", O_PATH | O_CLOEXEC), target, 0);
+    int error = make_directory(target);
+    if (error == 0 && mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        error = -errno;
+    return error;
 }
 
 static int
@@ -206,11 +218,7 @@ make_mount(const struct eb_init *init, const struct eb_mount *item, const char *
     case EB_MOUNT_PLACE:
         return attach_place(init, item, target, source);
     case EB_MOUNT_PROC:
-        error = make_directory(target);
-        if (error == 0 &&
-            mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
-            error = -errno;
-        return error;
+        return attach_proc(target);
     case EB_MOUNT_HIDE:
         return hide(target);
     default:
@@ -259,9 +267,11 @@ leave_host(struct eb_init *init)
     if (init->workspace < 0 || fstatfs(init->workspace, &work) < 0)
         return -errno;
     init->base_inodes = (uint64_t)(work.f_files - work.f_ffree);
-    if (umount2(WORK, MNT_DETACH) < 0 || rmdir(WORK) < 0 ||
-        umount2(OLD_ROOT, MNT_DETACH) < 0 || rmdir(OLD_ROOT) < 0 ||
-        syscall(SYS_mount_setattr, AT_FDCWD, "/", 0, &set, sizeof set) < 0)
+    if (umount2(WORK, MNT_DETACH) < 0 || rmdir(WORK) < 0)
+        return -errno;
+    if (EB_HAS(OLD_ROOT) && (umount2(OLD_ROOT, MNT_DETACH) < 0 || rmdir(OLD_ROOT) < 0))
+        return -errno;
+    if (EB_HAS(READ_ONLY) && syscall(SYS_mount_setattr, AT_FDCWD, "/", 0, &set, sizeof set) < 0)
         return -errno;
     return 0;
 }
@@ -286,8 +296,8 @@ make_ruleset(struct eb_init *init, const struct eb_tree_view *view)
             continue;
         int fd = open(target, O_PATH | O_CLOEXEC);
         if (fd >= 0)
-            rules[spec.n_rules++] =
-                (struct eb_path_rule){.fd = fd, .access = view->mounts[i].access};
+            rules[spec.n_rules++] = (struct eb_path_rule){.fd = fd,
+                                                          .access = view->mounts[i].access};
     }
     init->ruleset_fd = eb_ruleset_create(&spec);
     init->ruleset_id = tree->ruleset_id;
@@ -341,13 +351,15 @@ eb_mounts_limit(const struct eb_init *init, uint64_t bytes)
 {
     char options[96];
     uint64_t inodes = init->base_inodes + bytes / ENTRY_BYTES + 1;
-    if (bytes == EB_UNLIMITED)
+    if (bytes == EB_UNLIMITED || !EB_HAS(DISK))
         snprintf(options, sizeof options, "%s", UNREACHED);
     else
         snprintf(options, sizeof options, "size=%llu,nr_inodes=%llu",
-                 (unsigned long long)((bytes + PAGE - 1) / PAGE + 1) * PAGE, (unsigned long long)inodes);
-    return mount(NULL, init->start, NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options) < 0 ? -errno
-                                                                                          : 0;
+                 (unsigned long long)((bytes + PAGE - 1) / PAGE + 1) * PAGE,
+                 (unsigned long long)inodes);
+    return mount(NULL, init->start, NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options) < 0
+               ? -errno
+               : 0;
 }
 
 bool

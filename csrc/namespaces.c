@@ -85,11 +85,13 @@ int
 eb_namespaces_enter(const struct eb_runtime *runtime, const struct eb_config *config,
                     struct eb_failure *failure)
 {
-    int flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+    int flags = CLONE_NEWNS | (EB_HAS(IPC_NAMESPACE) ? CLONE_NEWIPC : 0) |
+                (EB_HAS(UTS_NAMESPACE) ? CLONE_NEWUTS : 0) |
+                (EB_HAS(CGROUP_NAMESPACE) ? CLONE_NEWCGROUP : 0);
     int error = enter_user_namespace(runtime, failure);
     if (error < 0)
         return error;
-    if (config->flags & EB_CONFIG_NO_NETWORK)
+    if ((config->flags & EB_CONFIG_NO_NETWORK) && EB_HAS(NETWORK_NAMESPACE))
         flags |= CLONE_NEWNET;
     failure->stage = EB_STAGE_NAMESPACES;
     if (unshare(flags) < 0)
@@ -98,6 +100,8 @@ eb_namespaces_enter(const struct eb_runtime *runtime, const struct eb_config *co
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return -errno;
     failure->stage = EB_STAGE_HOST_NAME;
+    if (!EB_HAS(UTS_NAMESPACE))
+        return 0;
     size_t length = strnlen(config->host_name, sizeof config->host_name);
     if (sethostname(config->host_name, length) < 0 || setdomainname("", 0) < 0)
         return -errno;
@@ -108,7 +112,9 @@ eb_namespaces_enter(const struct eb_runtime *runtime, const struct eb_config *co
 pid_t
 eb_namespaces_fork(const struct eb_runtime *runtime, struct eb_failure *failure)
 {
-    const unsigned long flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | SIGCHLD;
+    const unsigned long flags = (EB_HAS(USER_NAMESPACE) ? CLONE_NEWUSER : 0UL) |
+                                (EB_HAS(PID_NAMESPACE) ? CLONE_NEWPID : 0UL) | CLONE_NEWNS |
+                                SIGCHLD;
     int go[2];
     failure->stage = EB_STAGE_FORK;
     if (pipe2(go, O_CLOEXEC) < 0)
@@ -123,7 +129,7 @@ eb_namespaces_fork(const struct eb_runtime *runtime, struct eb_failure *failure)
         return 0;
     }
     int error = pid < 0 ? -errno : 0;
-    if (error == 0) {
+    if (error == 0 && EB_HAS(USER_NAMESPACE)) {
         failure->stage = EB_STAGE_ID_MAP;
         error = write_maps(runtime, pid);
     }

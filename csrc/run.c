@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +67,15 @@ account(struct run *run, pid_t pid, int status, const struct rusage *usage)
     run->ended = eb_now();
 }
 
+/* Where ptrace is allowed, a child of ours can make us its tracer: wait4() then tells of
+ * each stop as well, which is no end of anything.  So we let it go. */
+static void
+let_go(pid_t pid, int status)
+{
+    int signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+    ptrace(PTRACE_DETACH, pid, NULL, (void *)(uintptr_t)signal);
+}
+
 /* Reaps what is dead; false when there is no child left at all. */
 static bool
 reap(struct run *run)
@@ -78,7 +88,10 @@ reap(struct run *run)
             return false;
         if (pid == 0)
             return true;
-        account(run, pid, status, &usage);
+        if (WIFSTOPPED(status))
+            let_go(pid, status);
+        else
+            account(run, pid, status, &usage);
     }
 }
 
@@ -241,7 +254,7 @@ end_tree(struct run *run)
 {
     sigset_t none;
     sigemptyset(&none);
-    while (reap(run)) {
+    while (reap(run) && EB_HAS(TREE_KILL)) {
         const struct timespec again = {.tv_nsec = RETRY_KILL_MS * (long)EB_MS};
         const struct timespec soon = {.tv_nsec = (long)EB_MS};
         if (run->init->scoped) {
@@ -333,6 +346,7 @@ finish(struct run *run)
     eb_relay_finish(&run->relay);
     store_output(run);
     bool untouched = eb_workspace_is_untouched(run->init->places);
+    eb_meter_close(&run->meter);
     settle(run, untouched);
     if (limit_workspace(run, EB_UNLIMITED) < 0)
         run->dirty = true;

@@ -1,6 +1,7 @@
 /* runtime.h - what the files of the launcher program share; its messages, with
  * host.c as well.
  *
+ *   layers.h    what a test build can leave out
  *   launcher.c  confines itself, keeps inits, reaps, cleans up
  *   confine.c   capabilities, limits and calls taken away
  *   namespaces.c  those of the launcher and of each init
@@ -22,6 +23,7 @@
 #define EB_RUNTIME_H
 
 #include "evalbox.h"
+#include "layers.h"
 
 #include <signal.h>
 #include <stdbool.h>
@@ -334,7 +336,9 @@ void eb_meter_add(struct eb_meter *meter, const struct rusage *usage);
 uint64_t eb_meter_due(const struct eb_meter *meter);
 /* The limit that is passed, or EB_CAUSE_EXIT. */
 enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
-/* The same when no process is left: to the last byte and nanosecond. */
+/* No process is left: to be called once, before settling. */
+void eb_meter_close(struct eb_meter *meter);
+/* The same as a look when no process is left: to the last byte and nanosecond. */
 enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 
 /* ---- workspace.c ---- */

@@ -44,6 +44,8 @@ bool
 eb_workspace_clear(const int places[EB_PLACES])
 {
     bool empty = true;
+    if (!EB_HAS(CLEARING))
+        return true;
     for (int i = 0; i < EB_PLACES; i++) {
         if (!is_empty(places[i]) && eb_tree_clear(places[i]) < 0)
             empty = false;

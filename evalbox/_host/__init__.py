@@ -7,18 +7,26 @@ host().missing                                 what is not held by default, and 
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from evalbox._host import facts
 from evalbox._host.namespaces import Namespaces, namespaces
-from evalbox._host.properties import Held, Situation, enforcement, held, situation
+from evalbox._host.properties import (
+    NOT_POSSIBLE,
+    Held,
+    Situation,
+    enforcement,
+    held,
+    situation,
+)
 from evalbox._values import FrozenMap
 from evalbox.compile.identity import Caller, Identity, Tier, identity_for
-from evalbox.errors import UnsupportedError
+from evalbox.errors import SetupError, UnsupportedError
 from evalbox.limits import Limits
 from evalbox.output import Enforcement
 from evalbox.policy import CORE, PROPERTIES, Policy
@@ -36,7 +44,8 @@ class Missing:
     """Something that this host does not enforce.
 
     Attributes:
-        thing: a property, or "on_denied" for its value "kill".
+        thing: a property; "isolation" for namespaces, "on_denied" for its value "kill",
+            "workspace" for a directory to have them in, "anything" for what all runs need.
         reason: what is in the way.
         remedy: the command, setting or field that would bring it.
     """
@@ -118,28 +127,47 @@ class Host:
         return self.enforcement(policy, limits, identity)
 
     def check_features(self, policy: Policy) -> None:
-        if self.machine not in MACHINES:
-            raise UnsupportedError(
-                "anything", f"the machine is {self.machine}", " or ".join(MACHINES)
-            )
+        for lacking in self.obstacles:
+            raise UnsupportedError(lacking.thing, lacking.reason, lacking.remedy)
         if policy.isolation == "namespace":
             self.tier(policy)
         if policy.on_denied == "kill" and not self.notification:
             raise UnsupportedError("on_denied", *_NO_NOTIFICATION)
-        # Without these nothing can be confined, whatever a policy requires.
-        if not self.proc:
-            raise UnsupportedError("anything", "/proc is not mounted", "mount -t proc proc /proc")
-        if not self.seccomp:
-            raise UnsupportedError(
-                "prlimit", "seccomp filters cannot be installed", "CONFIG_SECCOMP_FILTER=y"
-            )
-        if not self.landlock.abi:
-            reason = f"Landlock is not available (errno {self.landlock.error})"
-            raise UnsupportedError("fs_read", reason, facts.landlock_remedy(self.landlock))
+
+    @property
+    def obstacles(self) -> tuple[Missing, ...]:
+        """Without these nothing can be confined, whatever a policy requires."""
+        no_landlock = f"Landlock is not available (errno {self.landlock.error})"
+        wanted = (
+            (self.machine in MACHINES, "anything", f"the machine is {self.machine}", _MACHINES),
+            (self.proc, "anything", "/proc is not mounted", "mount -t proc proc /proc"),
+            (
+                self.seccomp,
+                "prlimit",
+                "seccomp filters cannot be installed",
+                "CONFIG_SECCOMP_FILTER=y",
+            ),
+            (self.landlock.abi, "fs_read", no_landlock, facts.landlock_remedy(self.landlock)),
+        )
+        return tuple(Missing(*told) for is_there, *told in wanted if not is_there)
 
     def held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
         """The same with what would hold each better."""
-        return held(self._situation(policy, limits, identity))
+        at = self._situation(policy, limits, identity)
+        found = held(at)
+        if at.tier == "namespace":
+            return found
+        # The same run in namespaces: what it would have more is worth a remedy.
+        better = held(replace(at, tier="namespace"))
+        more = self.namespaces.remedy or "isolation='namespace' or 'auto'"
+        return FrozenMap(
+            {
+                name: replace(item, remedy=_either(more, item.remedy))
+                if better[name].enforcement.level == "enforced" != item.enforcement.level
+                else item
+                for name, item in found.items()
+            }
+        )
 
     def _situation(self, policy: Policy, limits: Limits, identity: Identity) -> Situation:
         tier = self.tier(policy)
@@ -160,15 +188,36 @@ class Host:
             for name, item in found.items()
             if item.enforcement.level != "enforced"
         ]
+        named = {item.thing for item in lacking}
+        lacking += [item for item in self.obstacles if item.thing not in named]
+        if self.namespaces.why_not:
+            lacking.append(Missing("isolation", self.namespaces.why_not, self.namespaces.remedy))
         if not self.notification:
             lacking.append(Missing("on_denied", *_NO_NOTIFICATION))
+        if self._needs_directory and not self.workspaces:
+            lacking.append(Missing("workspace", self.no_workspace, _NO_WORKSPACE))
         return tuple(lacking)
+
+    @property
+    def workspaces(self) -> list[str]:
+        """Directories that can hold workspaces, the best first; runs in namespaces need none."""
+        return [place.path for place in self.places if not place.why_not]
+
+    @property
+    def no_workspace(self) -> str:
+        """What is wrong with each directory that was looked at."""
+        found = "; ".join(f"{place.path}: {place.why_not}" for place in self.places)
+        return f"no directory for workspaces ({found})"
+
+    @property
+    def _needs_directory(self) -> bool:
+        return self.tier(_DEFAULT_POLICY) == "process"
 
     @property
     def ok(self) -> bool:
         """Whether the default policy is enforced in full."""
-        lacking = CORE & {item.thing for item in self.missing}
-        return not lacking and self.proc and self.machine in MACHINES
+        lacking = (CORE | {"workspace"}) & {item.thing for item in self.missing}
+        return not lacking and not self.obstacles
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON-safe values."""
@@ -182,7 +231,7 @@ class Host:
             "notification": self.notification,
             "uid": self.caller.uid,
             "own_uids": self.caller.own_uids,
-            "workspaces": [place.path for place in self.places if not place.why_not],
+            "workspaces": self.workspaces,
             "namespaces": not self.namespaces.why_not,
             "cgroups": self.cgroups,
             "enforcement": {name: item.to_dict() for name, item in report.items()},
@@ -193,15 +242,34 @@ class Host:
         }
 
 
+_MACHINES = " or ".join(MACHINES)
+_NO_WORKSPACE = "set TMPDIR to a directory that can be written and is not mounted noexec"
 _NO_NOTIFICATION = (
     "the kernel does not tell who made a denied call (SECCOMP_RET_USER_NOTIF)",
     "Linux 5.0 or newer; or on_denied='errno'",
 )
 
 
+def _either(more: str, remedy: str) -> str:
+    return more if remedy == NOT_POSSIBLE else f"{more}; or {remedy}"
+
+
 @cache
 def host() -> Host:
-    """This host; looked at once per process."""
+    """This host; looked at once per process.
+
+    Raises:
+        SetupError: it cannot be looked at just now.
+    """
+    try:
+        return _looked_at()
+    except OSError as error:
+        if isinstance(error, SetupError):
+            raise
+        raise SetupError("host", error.errno or errno.EIO, error.strerror) from error
+
+
+def _looked_at() -> Host:
     who, uids = facts.caller(), facts.uids()
     return Host(
         kernel=platform.release(),

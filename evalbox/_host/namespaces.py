@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from evalbox.compile.identity import Caller
 from evalbox.compile.paths import READ, SCOPES
 from evalbox.compile.tree import HOST_NAME, PLACES, Mount, MountKind
-from evalbox.errors import UnsupportedError
+from evalbox.errors import SetupError, UnsupportedError
 
 if TYPE_CHECKING:
     from evalbox._native import Wire
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(__file__).parent.parent / "_launcher"
 _SECONDS = 30.0
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT)
 _FIRST_SLOT = 0
 
 
@@ -59,7 +60,11 @@ def namespace_config(caller: Caller, uids: range | None, *, network: bool) -> Na
 
 
 def namespaces(caller: Caller, uids: range | None) -> Namespaces:
-    """Tries it."""
+    """Tries it.
+
+    Raises:
+        SetupError: this process is short of something just now, which says nothing.
+    """
     try:
         failure = _try(caller, uids)
     except UnsupportedError as missing:
@@ -68,10 +73,11 @@ def namespaces(caller: Caller, uids: range | None) -> Namespaces:
         failure = _Failure("start", error.errno or errno.EIO)
     if failure is None:
         return Namespaces()
+    if failure.error in _SHORT:
+        raise SetupError(failure.stage, failure.error)
     what = f"{failure.stage} {failure.target}".strip()
-    return Namespaces(
-        f"{_reason(failure)} ({what}: {os.strerror(failure.error)})", _remedy(failure)
-    )
+    reason, remedy = _meaning(failure, caller.uid)
+    return Namespaces(f"{reason} ({what}: {os.strerror(failure.error)})", remedy)
 
 
 def _try(caller: Caller, uids: range | None) -> _Failure | None:
@@ -134,12 +140,8 @@ def _try_init(wire: Wire, control: int) -> _Failure | None:
         finally:
             os.close(files)
         theirs.close()
-        poller = select.poll()
-        poller.register(ours, select.POLLIN)
-        poller.register(control, select.POLLIN)
-        ready = dict(poller.poll(_SECONDS * 1000))
-        if control in ready and (said := wire.receive_control(control)) is not None:
-            return _Failure(_native.stage_name(said.stage), said.error)
+        # Who failed says so here, be it the launcher; what that says of an init's end
+        # is no reason.
         _await(ours.fileno())
         answer = wire.receive_ready(ours.fileno())
     if answer is None:
@@ -169,62 +171,100 @@ def _await(fd: int) -> None:
 
 # ---- what it means -------------------------------------------------------------
 
-_SYSCTLS = (
-    # the file, the value that forbids, the remedy
-    ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
-    ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
-    (
-        "kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-)
 _CONTAINER = (
     "in a container: docker run --security-opt seccomp=unconfined --security-opt"
     " apparmor=unconfined --security-opt systempaths=unconfined"
 )
 _UNMASK = "in a container: docker run --security-opt systempaths=unconfined"
+_MORE = "sysctl -w user.max_user_namespaces=15000"
+_MAPS = "uid_map cannot be written (a security module, or root lacks CAP_SETFCAP)"
+_DENIED = (errno.EPERM, errno.EACCES)
+_FULL = (errno.ENOSPC, errno.EUSERS)
+_ANY: tuple[int, ...] = ()
+
+# Stage, target and errors, each empty for any, and what they mean; the first that fits.
+_MEANINGS: tuple[tuple[str, str, tuple[int, ...], str, str], ...] = (
+    ("", "", _FULL, "there are as many as user.max_user_namespaces allows", _MORE),
+    (
+        "mount",
+        "/proc",
+        _DENIED,
+        "parts of /proc are masked, so that the kernel allows no other /proc",
+        _UNMASK,
+    ),
+    (
+        "pivot_root",
+        "",
+        (errno.EINVAL,),
+        "the root directory is not a mount that can be changed (an initramfs, a chroot)",
+        "start from a mounted root file system (switch_root)",
+    ),
+    ("id_map", "", (errno.EROFS,), "/proc is mounted read-only", "mount -o remount,rw /proc"),
+    ("id_map", "", _ANY, _MAPS, f"{_CONTAINER}; as root also --cap-add SETFCAP"),
+    (
+        "user_namespace",
+        "",
+        _ANY,
+        "user namespaces are forbidden here (seccomp, a security module or a chroot)",
+        _CONTAINER,
+    ),
+    (
+        "",
+        "",
+        _ANY,
+        "namespaces can be made and not be used (seccomp, a security module)",
+        _CONTAINER,
+    ),
+)
+
+_APPARMOR = (
+    "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0; or an AppArmor profile for"
+    f" {PROGRAM} with flags=(unconfined) {{ userns, }}"
+)
+# What forbids namespaces to ordinary users: the file, its value, and what allows them.
+_FOR_USERS = (
+    ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", _APPARMOR),
+)
 
 
-def _forbidding() -> tuple[str, str]:
-    """The setting that forbids user namespaces, and the remedy."""
-    for name, value, remedy in _SYSCTLS:
-        with contextlib.suppress(OSError):
-            path = Path("/proc/sys", name)
-            if path.read_text(encoding="ascii").strip() == value:
-                return f"{name.replace('/', '.')} is {value}", remedy
-    return "", ""
-
-
-def _reason(failure: _Failure) -> str:
-    setting, _ = _forbidding()
+def _meaning(failure: _Failure, uid: int) -> tuple[str, str]:
+    """Reason and remedy."""
+    if not os.path.exists("/proc/self"):
+        return "/proc is not mounted", "mount -t proc proc /proc"
     if not os.path.exists("/proc/self/ns/user"):
-        return "the kernel has no user namespaces"
-    if setting:
-        return setting
-    match failure.stage, failure.target:
-        case "mount", "/proc":
-            return "parts of /proc are masked, so that the kernel allows no other /proc"
-        case "pivot_root", _ if failure.error == errno.EINVAL:
-            return "the root directory is not a mount that can be changed (an initramfs, a chroot)"
-        case "user_namespace" | "fork", _ if failure.error == errno.ENOSPC:
-            return "there are as many user namespaces as user.max_user_namespaces allows"
-        case "user_namespace", _:
-            return "user namespaces are forbidden here (seccomp, a security module or a chroot)"
-    return "namespaces can be made and not be used (seccomp or a security module)"
+        return "the kernel has no user namespaces", "a kernel with CONFIG_USER_NS=y"
+    if failure.error in _FULL and _setting("user/max_user_namespaces") == "0":
+        return "user.max_user_namespaces is 0", _MORE
+    reason, remedy = next(
+        (reason, remedy)
+        for stage, target, errors, reason, remedy in _MEANINGS
+        if stage in ("", failure.stage)
+        and target in ("", failure.target)
+        and (errors == _ANY or failure.error in errors)
+    )
+    if uid == 0 or failure.error not in _DENIED or remedy == _UNMASK:
+        return reason, remedy
+    return _for_users(reason, remedy)
 
 
-def _remedy(failure: _Failure) -> str:
-    _, remedy = _forbidding()
-    if not os.path.exists("/proc/self/ns/user"):
-        return "a kernel with CONFIG_USER_NS=y"
-    if remedy:
-        return remedy
-    if failure.error == errno.ENOSPC:
-        return "sysctl -w user.max_user_namespaces=15000"
-    match failure.stage, failure.target:
-        case "mount", "/proc":
-            return _UNMASK
-        case "pivot_root", _ if failure.error == errno.EINVAL:
-            return "start from a mounted root file system (switch_root)"
-    return _CONTAINER
+def _for_users(reason: str, remedy: str) -> tuple[str, str]:
+    for name, value, allowing in _FOR_USERS:
+        if _setting(name) == value:
+            setting = f"{name.replace('/', '.')} is {value}"
+            # That of the container's host is seen inside, whatever else denies it there.
+            inside = any(map(os.path.exists, _CONTAINER_SIGNS))
+            return (
+                (f"{reason}; {setting}", f"{allowing}; {remedy}") if inside else (setting, allowing)
+            )
+    return reason, remedy
+
+
+_CONTAINER_SIGNS = ("/.dockerenv", "/run/.containerenv")
+
+
+def _setting(name: str) -> str:
+    try:
+        return Path("/proc/sys", name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -31,6 +31,7 @@ class Situation:
         identity: who the run is.
         granted: properties that the policy itself gives up.
         unlimited: properties whose limit is None.
+        host_network: whether the policy grants the network of the host.
     """
 
     abi: int
@@ -39,6 +40,7 @@ class Situation:
     identity: Identity
     granted: frozenset[str]
     unlimited: frozenset[str]
+    host_network: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def situation(
 ) -> Situation:
     unlimited = frozenset(name for name in _LIMITED if getattr(limits, name) is None)
     granted = unfiltered(policy) | _shown(policy)
-    return Situation(abi, seccomp, tier, identity, granted, unlimited)
+    host_network = policy.network.mode == "host"
+    return Situation(abi, seccomp, tier, identity, granted, unlimited, host_network)
 
 
 def _shown(policy: Policy) -> frozenset[str]:
@@ -92,6 +95,10 @@ def _no_seccomp(at: Situation) -> bool:
 
 def _namespaces(at: Situation) -> bool:
     return at.tier == "namespace"
+
+
+def _shares_network(at: Situation) -> bool:
+    return _namespaces(at) and at.host_network
 
 
 def _has_own_count(at: Situation) -> bool:
@@ -194,6 +201,13 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "tcp": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     "udp": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     "proc_view": (
+        Row(
+            _shares_network,
+            "partial",
+            "PID namespace",
+            "/proc/net lists the sockets of the host, whose network the policy grants",
+            "Network.none()",
+        ),
         Row(_namespaces, "enforced", "PID namespace"),
         Row(
             _abi(1),

@@ -328,8 +328,13 @@ class Launcher:
         """Tells it to end. End of file alone would not come where a forked child has a copy."""
         if self.control < 0:
             return
-        with socket.socket(fileno=os.dup(self.control)) as sock, contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        # Without a copy: at the limit of open files there could be none.
+        sock = socket.socket(fileno=self.control)
+        try:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            sock.detach()
 
     def end(self) -> None:
         """Ends every run and the launcher, and waits until nothing is left."""

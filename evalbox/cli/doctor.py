@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _COLOUR: Final = {"enforced": "green", "partial": "yellow", "none": "red"}
 _HEADER: Final = ("property", "level", "by")
 _WIDTH: Final = 90
+_SEE_ISOLATION: Final = "namespaces (see isolation)"
 # What a property is without its limit says nothing about the host.
 _EVERY_LIMIT: Final = Limits(cpu_time=1.0)
 
@@ -107,7 +108,10 @@ def _show_missing(found: Host, report: FrozenMap[Held]) -> None:
         head = _wrapped(f"{thing}: {reason}", "").removeprefix(thing)
         print(f"\n{painted(thing, 'bold', sys.stdout)}{head}")
         more = "more is not possible in this version"
-        print(_wrapped(more if remedy == NOT_POSSIBLE else f"to have it: {remedy}", "    "))
+        # What brings namespaces is long, and the same for each.
+        long = found.namespaces.remedy if thing in ALL else ""
+        told = remedy.replace(long, _SEE_ISOLATION) if long else remedy
+        print(_wrapped(more if remedy == NOT_POSSIBLE else f"to have it: {told}", "    "))
 
 
 def _wrapped(text: str, indent: str) -> str:
@@ -120,16 +124,12 @@ def _facts(found: Host) -> Iterator[tuple[str, str]]:
     landlock = f"ABI {found.landlock.abi}" if found.landlock.abi else "none"
     caller = found.caller
     who = "with a uid of its own for each run" if caller.own_uids else caller.why_not
-    usable = [place.path for place in found.places if not place.why_not]
     yield "kernel", f"{found.kernel} ({found.machine})"
     yield "landlock", landlock
     yield "seccomp", "yes, with notification" if found.notification else str(found.seccomp).lower()
     yield "caller", f"uid {caller.uid}, {who}"
-    yield "workspaces", ", ".join(usable) or "no directory can hold them"
-    missing = found.namespaces
-    yield "namespaces", missing.why_not or "each run gets its own"
-    if missing.why_not:
-        yield "  to have them", missing.remedy
+    yield "workspaces", ", ".join(found.workspaces) or "no directory can hold them"
+    yield "namespaces", found.namespaces.why_not or "each run gets its own"
     yield "cgroups", found.cgroups or "no cgroup v2"
 
 

@@ -71,10 +71,12 @@ _ELSEWHERE = "/sandbox"
 HOST_NAME = "evalbox"
 # Of the whole machine or of the kernel, and of no use to a program.
 _HIDDEN = (
-    *("acpi", "asound", "bus", "cmdline", "config.gz", "driver", "fs", "irq", "kallsyms", "kcore"),
-    *("key-users", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats"),
-    *("modules", "partitions", "pressure", "sched_debug", "schedstat", "scsi", "slabinfo"),
-    *("sys/fs/binfmt_misc", "sysrq-trigger", "timer_list", "tty", "vmallocinfo"),
+    *("acpi", "asound", "bus", "cmdline", "config.gz", "diskstats", "driver", "fs", "interrupts"),
+    *("iomem", "ioports", "irq", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup"),
+    *("kpagecount", "kpageflags", "latency_stats", "locks", "modules", "mtrr", "partitions"),
+    *("pressure", "sched_debug", "schedstat", "scsi", "slabinfo", "softirqs", "swaps"),
+    *("sys/fs/binfmt_misc", "sys/kernel/random/boot_id", "sysrq-trigger", "timer_list", "tty"),
+    "vmallocinfo",
 )
 # Directories of links that lead from /usr through /etc back to /usr.
 _LINK_FARMS = ("/etc/alternatives",)

@@ -86,6 +86,18 @@ sizes_that_do_not_add_up_are_refused(void)
     CHECK(decode(&job, payload, sizeof payload, &view) == -EBADMSG);
 }
 
+static void
+as_many_strings_as_there_may_be_and_no_more(void)
+{
+    static const char empty[2 + EB_ARGS_MAX + 1];
+    struct eb_job_view view;
+    struct eb_job job = {.argc = 1, .envc = EB_ARGS_MAX - 1, .strings = 2 + EB_ARGS_MAX};
+    CHECK(decode(&job, empty, job.strings, &view) == 0);
+    job.envc++;
+    job.strings++;
+    CHECK(decode(&job, empty, job.strings, &view) == -EBADMSG);
+}
+
 /* Random payloads below headers that are nearly right: most are refused, none
  * makes the decoder look outside. */
 static void
@@ -158,6 +170,7 @@ main(void)
 {
     a_valid_job_comes_back_as_it_was();
     sizes_that_do_not_add_up_are_refused();
+    as_many_strings_as_there_may_be_and_no_more();
     random_jobs_stay_inside_their_message();
     descriptors_arrive_and_a_long_message_leaves_none_behind();
     every_stage_has_a_name();
