@@ -88,7 +88,7 @@ reset_process(void)
     int null = open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
-    if (syscall(SYS_close_range, EB_FD_END, ~0U, 0) < 0)
+    if (EB_HAS(CLOSE_RANGE) && syscall(SYS_close_range, EB_FD_END, ~0U, 0) < 0)
         fail(EB_STAGE_CLOSE_RANGE, errno);
     for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
         fcntl(fd, F_SETFD, FD_CLOEXEC);

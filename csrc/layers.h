@@ -15,7 +15,7 @@
     X(RLIMITS)           /* data, file size, processes, stack */                                         \
     X(OPEN_FILES)        /* RLIMIT_NOFILE */                                                          \
     X(FIXED_LIMITS)      /* core files, locked memory, signals */                                   \
-    X(CLOSE_RANGE)       /* no descriptor of init */                                                 \
+    X(CLOSE_RANGE)       /* no descriptor of host or init */                                         \
     X(USER_NAMESPACE)    /* a count of processes of its own */                                    \
     X(PID_NAMESPACE)                                                                           \
     X(NETWORK_NAMESPACE)                                                                       \
