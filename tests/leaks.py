@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import tiers
 from evalbox import Executor
 from evalbox._launch import Launcher
 from proc import helpers, marked, open_descriptors
@@ -34,8 +33,9 @@ def watched_executor(mark: str) -> Iterator[Executor]:
         yield executor
         roots = roots_of(executor)
         assert [root for root in roots if not root.is_dir()] == []
-        assert launchers_of(executor)
-        assert bool(roots) == (tiers.current() == "process")
+        tiers = [launcher.filters.tier for launcher in launchers_of(executor)]
+        assert len(roots) == tiers.count("process")
+        assert tiers
         assert marked(mark) == []
     assert set(helpers()) <= others
     assert [root for root in roots if root.exists()] == []
