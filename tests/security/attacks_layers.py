@@ -43,7 +43,7 @@ program(
 )
 
 program(
-    "I14",
+    "I15",
     "objects of System V of the host, from /proc/sysvipc",
     property="proc_view",
     blocked="EACCES none",

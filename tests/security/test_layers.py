@@ -53,7 +53,7 @@ PROOFS = {
     "USER_NAMESPACE": Proof("namespace", "X15", only="user"),
     "PID_NAMESPACE": Proof("namespace", "F13.stat"),
     "NETWORK_NAMESPACE": Proof("namespace", "I8.off"),
-    "IPC_NAMESPACE": Proof("namespace", "I14"),
+    "IPC_NAMESPACE": Proof("namespace", "I15"),
     "UTS_NAMESPACE": Proof("namespace", "I6.name"),
     "CGROUP_NAMESPACE": Proof("namespace", "I13"),
     "READ_ONLY": Proof("namespace", "F54.mode", only="user"),
