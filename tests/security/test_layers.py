@@ -45,7 +45,7 @@ PROOFS = {
     "CALLS": Proof("namespace", "P21.clone-user"),
     "CHILD_CALLS": Proof("process", "K25.create"),
     "IDENTITY": Proof("process", "F16.chmod", only="root"),
-    "CAPABILITIES": Proof("process", "R40", only="root"),
+    "CAPABILITIES": Proof("process", "R49", only="root"),
     "RLIMITS": Proof("process", "R12.written"),
     "OPEN_FILES": Proof("process", "R21"),
     "FIXED_LIMITS": Proof("process", "F40.crash"),
