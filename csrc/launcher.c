@@ -267,17 +267,18 @@ reap(void)
 static bool
 take_order(void)
 {
-    struct eb_control order;
+    struct eb_control order = {0};
     struct eb_packet packet = {.data = &order};
     ssize_t got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EBADMSG)
         return true;
     if (got <= 0)
         return false;
-    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN)
+    /* A slot that is in use is not given away: who asks sees its socket closed. */
+    bool in_use = order.slot < n_slots && slots[order.slot].pid;
+    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN && !in_use)
         spawn_init(&order, &packet);
-    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL &&
-             order.slot < n_slots && slots[order.slot].pid)
+    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL && in_use)
         kill(slots[order.slot].pid, SIGKILL);
     for (int i = 0; i < packet.n_fds; i++)
         close(packet.fds[i]);

@@ -345,14 +345,14 @@ finish(struct run *run)
     eb_pipes_close(&run->spawn.pipes);
     eb_relay_finish(&run->relay);
     store_output(run);
-    bool untouched = eb_workspace_is_untouched(run->init->places);
+    bool untouched = eb_workspace_is_untouched(run->init);
     eb_meter_close(&run->meter);
     settle(run, untouched);
     if (limit_workspace(run, EB_UNLIMITED) < 0)
         run->dirty = true;
     eb_workspace_unlock(run->init);
     if (!untouched && !(run->view->job.flags & EB_JOB_KEEP) && !run->dirty)
-        run->dirty = !eb_workspace_clear(run->init->places);
+        run->dirty = !eb_workspace_clear(run->init);
     report_end(run);
     eb_workspace_renew(run->init->places);
     eb_stream_reset(&out_stream);

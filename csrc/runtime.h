@@ -6,6 +6,7 @@
  *   confine.c   capabilities, limits and calls taken away
  *   namespaces.c  those of the launcher and of each init
  *   mounts.c    the files of an init in namespaces
+ *   fixtures.c  those of them that lie in the workspace
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
  *   run.c       one run from its job to its final report: what ends it, and how
  *   limits.c    CPU time, memory and disk against their limits; accounts
@@ -155,6 +156,14 @@ int eb_child_main(void *child);
 
 /* ---- init.c ---- */
 
+/* Something in the workspace that every run must find as it was. */
+struct eb_fixture {
+    char *path;
+    dev_t dev;
+    ino_t ino;
+    mode_t mode; /* 0: whatever it is */
+};
+
 struct eb_init {
     const struct eb_runtime *runtime;
     int sock;          /* orders in, reports out */
@@ -166,6 +175,9 @@ struct eb_init {
     int box;           /* as the program sees it: where it starts */
     char start[256];   /* in namespaces: its path */
     uint64_t base_inodes; /* of an empty workspace there */
+    struct eb_fixture *fixtures;
+    size_t n_fixtures;
+    bool fixed[EB_PLACES]; /* places that have some, and so cannot be emptied */
     int proc;
     bool scoped;       /* proved: kill(-1) reaches our own tree only */
     uint64_t ruleset_id;
@@ -189,6 +201,13 @@ int eb_mounts_make(struct eb_init *init, const struct eb_tree_view *view,
 int eb_mounts_limit(const struct eb_init *init, uint64_t bytes);
 /* Whether it holds more, an entry counted as 1 KiB and a file as whole pages. */
 bool eb_mounts_hold_more(const struct eb_init *init, uint64_t bytes);
+
+/* ---- fixtures.c ---- */
+
+/* Remembers what lies on the way from the place `top` to `path`, and that itself. */
+int eb_fixtures_note(struct eb_init *init, int place, const char *top, const char *path);
+/* Whether all are there and nothing else is in the workspace. */
+bool eb_fixtures_stand(const struct eb_init *init);
 
 /* ---- run.c ---- */
 
@@ -343,11 +362,11 @@ enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 
 /* ---- workspace.c ---- */
 
-bool eb_workspace_is_untouched(const int places[EB_PLACES]);
+bool eb_workspace_is_untouched(const struct eb_init *init);
 /* A program may have taken the rights away that clearing and collecting need. */
 void eb_workspace_unlock(const struct eb_init *init);
 /* False when something of the run is still there. */
-bool eb_workspace_clear(const int places[EB_PLACES]);
+bool eb_workspace_clear(const struct eb_init *init);
 /* When the last run changed them is nothing that the next one should read. */
 void eb_workspace_renew(const int places[EB_PLACES]);
 

@@ -23,6 +23,7 @@ LAUNCHER = [
     "confine.c",
     "namespaces.c",
     "mounts.c",
+    "fixtures.c",
     "init.c",
     "run.c",
     "limits.c",

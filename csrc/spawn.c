@@ -59,7 +59,9 @@ make_stdin(struct eb_spawn *spawn, struct ends *ends)
     }
     if (job->stdin_size == 0) {
         ends->stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        return ends->stdio[0] < 0 ? -errno : 0;
+        if (ends->stdio[0] >= 0 || errno != ENOENT)
+            return ends->stdio[0] < 0 ? -errno : 0;
+        /* In namespaces without the system there is none: a closed pipe is as empty. */
     }
     int error = make_pipe(&spawn->pipes.in, &ends->stdio[0], true, job->uid);
     if (error < 0)

@@ -62,16 +62,21 @@ def _left_by(ctx: Context, script: str) -> str:
     command = ["sh", "-c", f"{script.format(mark)}\nread x"]
     with Executor() as executor:
         run = executor.spawn(plan(ctx, command, stdin=PIPE))
-        proc.until(lambda: proc.marked(f"\0{mark}"), "they have started")
+        proc.until(lambda: _is_settled(mark), "they have started")
         executor.close_stdin(run)
         end_of(executor, run, ctx)
         return "OK" if end_marked(mark) else "dead"
 
 
+def _is_settled(mark: str) -> bool:
+    """They are what they will be: between two programs a process has no command line."""
+    return bool(proc.marked(f"\0{mark}")) and not proc.marked(f"setsid\0sleep\0{mark}")
+
+
 def _left_outside(script: str) -> str:
     mark = proc.mark()
     with outside(f"{script.format(mark)}\nread x") as process:
-        proc.until(lambda: proc.marked(f"\0{mark}"), "they have started")
+        proc.until(lambda: _is_settled(mark), "they have started")
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
