@@ -149,6 +149,7 @@ struct eb_child {
     struct eb_rlimit open_files;
     struct eb_filter filter;
     bool listen;
+    bool own_session;
 };
 
 /* Entry point for clone(); never returns. */

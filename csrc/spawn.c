@@ -184,6 +184,7 @@ run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
         .parent = getpid(),
         .filter = spawn->runtime->child_filter,
         .listen = spawn->runtime->listen,
+        .own_session = !spawn->runtime->scoped,
     };
     if (!strings) {
         spawn->status->stage = EB_STAGE_JOB;
