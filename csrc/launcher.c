@@ -38,7 +38,7 @@ struct slot {
 
 static struct slot slots[MAX_SLOTS];
 static uint32_t n_slots;
-static struct eb_runtime runtime;
+static struct eb_runtime runtime = {.cgroups = {.fds = {-1, -1, -1}, .home = -1}};
 
 static void
 on_sigchld(int signal)
@@ -207,21 +207,23 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
                            .workspace = packet->n_fds > 1 ? packet->fds[1] : -1,
                            .uid = order->uid,
                            .launcher = getpid()};
-    errno = EBADMSG;
-    pid_t pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork() : -1;
+    int opened = eb_cgroups_open(&runtime.cgroups, order->name, order->cgroup, &init.cgroup);
+    errno = opened < 0 ? -opened : EBADMSG;
+    pid_t pid = order->slot < MAX_SLOTS && packet->n_fds == 2 && opened == 0 ? fork() : -1;
     int error = errno;
     if (pid == 0) {
+        eb_cgroups_forget(&runtime.cgroups);
         for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
             close(fd);
         eb_init_main(&init);
     }
+    eb_cgroups_close(&init.cgroup);
     if (pid < 0) {
-        tell(EB_CONTROL_GONE, order->slot, EB_STAGE_FORK, error);
+        tell(EB_CONTROL_GONE, order->slot, opened < 0 ? EB_STAGE_CGROUP : EB_STAGE_FORK, error);
         return;
     }
     slots[order->slot].pid = pid;
     memcpy(slots[order->slot].name, order->name, EB_NAME_MAX);
-    slots[order->slot].name[EB_NAME_MAX - 1] = 0;
     if (order->slot >= n_slots)
         n_slots = order->slot + 1;
 }
@@ -269,7 +271,9 @@ bury(struct slot *slot)
 {
     uint32_t number = (uint32_t)(slot - slots);
     slot->pid = 0;
+    eb_cgroups_kill(&runtime.cgroups, slot->name);
     kill_orphans();
+    eb_cgroups_bury(&runtime.cgroups, slot->name);
     eb_tree_remove(EB_FD_ROOT, slot->name);
     tell(EB_CONTROL_GONE, number, EB_STAGE_NONE, 0);
 }
@@ -298,13 +302,16 @@ take_order(void)
         return true;
     if (got <= 0)
         return false;
+    order.name[EB_NAME_MAX - 1] = 0;
     if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN)
         spawn_init(&order, &packet);
     else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL &&
              order.slot < n_slots && slots[order.slot].pid)
         kill(slots[order.slot].pid, SIGKILL);
+    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
+        eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
     for (int i = 0; i < packet.n_fds; i++)
-        close(packet.fds[i]);
+        eb_close(&packet.fds[i]);
     return true;
 }
 
@@ -364,6 +371,7 @@ end_everything(void)
     }
     kill_orphans();
     eb_tree_remove(EB_FD_PARENT, runtime.root_name);
+    eb_cgroups_remove(&runtime.cgroups);
 }
 
 int

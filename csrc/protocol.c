@@ -72,7 +72,7 @@ eb_job_strings(const struct eb_job_view *view, char **argv, char **envp)
 
 union control_buffer {
     struct cmsghdr align;
-    char bytes[CMSG_SPACE(EB_JOB_FDS * sizeof(int))];
+    char bytes[CMSG_SPACE(EB_PACKET_FDS * sizeof(int))];
 };
 
 /* Takes the descriptors out of a message; closes what is more than fits. */
@@ -87,7 +87,7 @@ take_descriptors(struct msghdr *message, struct eb_packet *packet)
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-            if (packet->n_fds < EB_JOB_FDS)
+            if (packet->n_fds < EB_PACKET_FDS)
                 packet->fds[packet->n_fds++] = fd;
             else
                 close(fd);

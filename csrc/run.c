@@ -18,7 +18,7 @@
 #define ANNOUNCE (20 * EB_MS) /* a run that ends sooner tells start and end at once */
 #define RETRY_KILL_MS 50
 
-enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_COUNT };
+enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_MEMORY, AT_COUNT };
 
 struct run {
     struct eb_init *init;
@@ -132,6 +132,8 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_IN] = (struct pollfd){.fd = pipes->in, .events = POLLOUT};
     fds[AT_NOTICE] = (struct pollfd){.fd = pipes->notice, .events = POLLIN};
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
+    fds[AT_MEMORY] = (struct pollfd){.fd = eb_cgroup_notices(run->meter.cgroup),
+                                     .events = POLLPRI};
     uint64_t wake = EB_UNLIMITED;
     if (run->execed) {
         wake = eb_smaller(deadline(run), eb_meter_due(&run->meter));
@@ -203,6 +205,8 @@ take_turn(struct run *run)
     wait_for_facts(run, fds);
     if (fds[AT_LISTENER].revents & POLLIN)
         take_denial(run);
+    if (fds[AT_MEMORY].revents)
+        stop(run, eb_meter_memory(&run->meter));
     if (fds[AT_NOTICE].revents)
         take_notice(run);
     reap(run);
@@ -250,7 +254,8 @@ end_tree(struct run *run)
                 return;
             ppoll(NULL, 0, &again, &none);
         } else {
-            kill_children(run->init);
+            if (!eb_cgroup_kill(run->meter.cgroup))
+                kill_children(run->init);
             ppoll(NULL, 0, &soon, &none);
         }
     }
@@ -300,6 +305,7 @@ report_end(struct run *run)
         .user_time = run->meter.user,
         .system_time = run->meter.system + run->meter.watch.lost,
         .peak_memory = run->meter.peak,
+        .processes = run->meter.processes,
         .stdout_size = out_stream.stored,
         .stderr_size = err_stream.stored,
     };
@@ -324,12 +330,14 @@ finish(struct run *run)
     eb_relay_finish(&run->relay);
     store_output(run);
     bool untouched = eb_workspace_is_untouched(run->init->places);
+    eb_meter_finish(&run->meter);
     settle(run, untouched);
     eb_workspace_unlock(run->init);
     if (!untouched && !(run->view->job.flags & EB_JOB_KEEP))
         run->dirty = !eb_workspace_clear(run->init->places);
     report_end(run);
     eb_workspace_renew(run->init->places);
+    eb_cgroup_end(&run->init->cgroup);
     eb_stream_reset(&out_stream);
     eb_stream_reset(&err_stream);
 }
@@ -364,14 +372,18 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
     struct run run = {.init = init,
                       .view = view,
                       .denied_nr = -1,
-                      .meter = {.init = init, .job = job, .watch = {.proc = init->proc}},
+                      .meter = {.init = init,
+                                .job = job,
+                                .cgroup = &init->cgroup,
+                                .watch = {.proc = init->proc}},
                       .spawn = {.runtime = init->runtime,
                                 .view = view,
                                 .ruleset_fd = init->ruleset_fd,
                                 .stdin_fd = fds->input,
                                 .gate_fd = fds->gate,
                                 .box_fd = init->places[0],
-                                .status = init->status}};
+                                .status = init->status,
+                                .cgroup = &init->cgroup}};
     run.relay = (struct eb_relay){.sock = init->sock,
                                   .run_id = job->run_id,
                                   .limit = job->limits.output,

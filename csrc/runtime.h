@@ -10,6 +10,9 @@
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
  *   landlock.c  rules made into a ruleset (evalbox.h)
+ *   cgroup.c    the cgroups of a slot (cgroup.h)
+ *   cgroups.c   those of a launcher (cgroup.h)
+ *   clone.c     a child made inside a cgroup (cgroup.h)
  *   protocol.c  messages: encode, decode, descriptors
  *   watch.c     memory and CPU time of a process tree, from /proc
  *   disk.c      bytes used by a directory tree
@@ -18,6 +21,7 @@
 #ifndef EB_RUNTIME_H
 #define EB_RUNTIME_H
 
+#include "cgroup.h"
 #include "evalbox.h"
 
 #include <signal.h>
@@ -45,6 +49,7 @@ struct eb_runtime {
     int parentfd; /* holds the root directory */
     int rootfd;
     char root_name[EB_NAME_MAX];
+    struct eb_cgroups cgroups;
 };
 
 /* ---- protocol.c ---- */
@@ -61,7 +66,7 @@ struct eb_job_view {
 struct eb_packet {
     void *data;
     size_t size;
-    int fds[EB_JOB_FDS];
+    int fds[EB_PACKET_FDS];
     int n_fds;
 };
 
@@ -110,6 +115,7 @@ struct eb_child {
     struct eb_rlimit open_files;
     struct eb_filter filter;
     bool listen;
+    int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
 };
 
 /* Entry point for clone(); never returns. */
@@ -129,6 +135,7 @@ struct eb_init {
     uint64_t ruleset_id;
     int ruleset_fd;    /* the last one, kept for the next run */
     struct eb_child_status *status;
+    struct eb_cgroup cgroup;
 };
 _Noreturn void eb_init_main(struct eb_init *init);
 /* Set by SIGTERM: end the run, then init itself. */
@@ -168,6 +175,7 @@ struct eb_spawn {
     size_t fed; /* bytes of view->input already in the pipe */
     struct eb_pipes pipes;
     struct eb_child_status *status;
+    struct eb_cgroup *cgroup;
 };
 
 /* Starts the child; returns its pid.  On failure status says where. */
@@ -267,10 +275,12 @@ uint64_t eb_smaller(uint64_t a, uint64_t b);
 struct eb_meter {
     const struct eb_init *init;
     const struct eb_job *job;
+    const struct eb_cgroup *cgroup;
     struct eb_watch watch;
     uint64_t user; /* of processes that were waited for */
     uint64_t system;
     uint64_t peak;
+    uint64_t processes; /* 0: not counted */
     uint64_t next_look;
     uint64_t next_disk_look;
 };
@@ -280,8 +290,12 @@ void eb_meter_start(struct eb_meter *meter, uint64_t now);
 void eb_meter_add(struct eb_meter *meter, const struct rusage *usage);
 /* When to look next. */
 uint64_t eb_meter_due(const struct eb_meter *meter);
+/* The OOM killer may have been there. */
+enum eb_cause eb_meter_memory(const struct eb_meter *meter);
 /* The limit that is passed, or EB_CAUSE_EXIT. */
 enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
+/* No process is left: takes the accounts of the cgroup for those of this run. */
+void eb_meter_finish(struct eb_meter *meter);
 /* The same when no process is left: to the last byte and nanosecond. */
 enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 

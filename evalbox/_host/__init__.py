@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from evalbox._host import facts
-from evalbox._host.properties import Held, enforcement, held, situation
+from evalbox._host.cgroups import NO_CGROUPS, Cgroups, find
+from evalbox._host.properties import Held, Situation, enforcement, held, situation
 from evalbox._values import FrozenMap
 from evalbox.compile.identity import Caller, Identity, identity_for
 from evalbox.errors import UnsupportedError
@@ -60,7 +61,7 @@ class Host:
         uids: the range from which root gives each run its own; None without one.
         places: directories for workspaces, the best first.
         user_namespaces: why an ordinary user gets none; empty when nothing forbids it.
-        cgroups: where cgroup v2 is; empty without it.
+        cgroups: those that may be made for runs.
     """
 
     kernel: str
@@ -73,7 +74,7 @@ class Host:
     uids: range | None
     places: tuple[facts.Place, ...]
     user_namespaces: str
-    cgroups: str
+    cgroups: Cgroups
 
     def identity(self, policy: Policy, program: Program) -> Identity:
         """Who a run of this program under this policy will be.
@@ -87,7 +88,11 @@ class Host:
         self, policy: Policy, limits: Limits, identity: Identity
     ) -> FrozenMap[Enforcement]:
         """How each property of `evalbox.ALL` will be held."""
-        return enforcement(situation(self.landlock.abi, self.seccomp, policy, limits, identity))
+        return enforcement(self.situation(policy, limits, identity))
+
+    def without_cgroups(self, reason: str) -> Host:
+        """This host when none could be made after all."""
+        return replace(self, cgroups=replace(NO_CGROUPS, why_not=reason))
 
     def check(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Enforcement]:
         """The same, when the policy's demands are met.
@@ -125,7 +130,12 @@ class Host:
             raise UnsupportedError("fs_read", reason, facts.landlock_remedy(self.landlock))
 
     def _held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
-        return held(situation(self.landlock.abi, self.seccomp, policy, limits, identity))
+        return held(self.situation(policy, limits, identity))
+
+    def situation(self, policy: Policy, limits: Limits, identity: Identity) -> Situation:
+        return situation(
+            self.landlock.abi, self.seccomp, policy, limits, identity, cgroups=self.cgroups
+        )
 
     @property
     def default_identity(self) -> Identity:
@@ -166,7 +176,7 @@ class Host:
             "own_uids": self.caller.own_uids,
             "workspaces": [place.path for place in self.places if not place.why_not],
             "user_namespaces": not self.user_namespaces,
-            "cgroups": self.cgroups,
+            "cgroups": self.cgroups.to_dict(),
             "enforcement": {name: item.to_dict() for name, item in report.items()},
             "missing": [
                 {"thing": item.thing, "reason": item.reason, "remedy": item.remedy}
@@ -195,5 +205,5 @@ def host() -> Host:
         uids=facts.uids(),
         places=tuple(facts.places()),
         user_namespaces=facts.user_namespaces(),
-        cgroups=facts.cgroups(),
+        cgroups=find(),
     )

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evalbox import _native
+from evalbox._host import host
+from evalbox._launch.cgroups import LauncherCgroups
 from evalbox._launch.kit import Filters
 from evalbox._launch.root import Root
 from evalbox._launch.uids import UidLocks
@@ -42,6 +44,7 @@ class Slot:
         env: the variables that every run in it has.
         ruleset: serial of the kit whose ruleset init holds.
         run_id: of the run that it serves, 0 when idle.
+        no_cgroup: why it has none although the host has some; else "".
     """
 
     __slots__ = (
@@ -49,6 +52,7 @@ class Slot:
         "env",
         "launcher",
         "name",
+        "no_cgroup",
         "number",
         "ruleset",
         "run_id",
@@ -68,6 +72,7 @@ class Slot:
         self.uid = uid
         self.ruleset = 0
         self.run_id = 0
+        self.no_cgroup = ""
         path = f"{launcher.root.path}/{name}"
         self.env = base_environment(*(f"{path}/{name}" for name in PLACES[1:]))
         self.encoded_env = encode_env(self.env)
@@ -133,7 +138,9 @@ class Launcher:
         self.is_gone = False
         self._free_numbers: list[int] = []
         self.root = Root()
+        self.cgroups = LauncherCgroups(host().cgroups)
         try:
+            self.cgroups.make()
             self._start()
             self._configure()
         except BaseException:
@@ -152,6 +159,7 @@ class Launcher:
             self.pid = _native.start_launcher(os.fspath(PROGRAM), fds)
             self.pidfd = os.pidfd_open(self.pid)
             self.control = ours.detach()
+        self.cgroups.adopt(self.pid)
 
     def _configure(self) -> None:
         filters = self.filters
@@ -168,6 +176,7 @@ class Launcher:
             raise SetupError("config", errno.ECHILD, "the launcher ended before it was ready")
         if said.type is not Control.READY:
             raise SetupError(_native.stage_name(said.stage), said.error)
+        self.cgroups.settle(self.pid, self.wire, self.control)
 
     # ---- slots
 
@@ -183,7 +192,10 @@ class Launcher:
             uid = self._take_uid(undo)
             name = secrets.token_hex(16)
             undo.callback(_native.tree_remove, self.root.fd, name)
-            slot = self._start_init(number, name, token, uid)
+            undo.callback(self.cgroups.remove, name)
+            no_cgroup = self.cgroups.add(name)
+            slot = self._start_init(number, name, token, uid, 0 if no_cgroup else self.cgroups.kind)
+            slot.no_cgroup = no_cgroup
             undo.pop_all()
         self.slots[number] = slot
         return slot
@@ -196,14 +208,14 @@ class Launcher:
         undo.callback(self.uids.release, uid)
         return uid
 
-    def _start_init(self, number: int, name: str, token: int, uid: int | None) -> Slot:
+    def _start_init(self, number: int, name: str, token: int, uid: int | None, cgroup: int) -> Slot:
         workspace = self._make_workspace(name, uid)
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with ours, theirs:
                 ours.setblocking(False)
                 owner = _native.KEEP_ID if uid is None else uid
-                order = _native.control(Control.SPAWN, number, owner, name)
+                order = _native.control(Control.SPAWN, number, owner, name, cgroup)
                 self.wire.send(self.control, order, [theirs.fileno(), workspace])
                 return Slot(self, number, name, token, ours.detach(), uid)
         finally:
@@ -230,6 +242,9 @@ class Launcher:
     def forget_slot(self, slot: Slot) -> None:
         """Its init and all below it are gone."""
         slot.close()
+        if self.is_gone:
+            # With init and launcher killed together, what the program left may live.
+            self.cgroups.remove(slot.name)
         del self.slots[slot.number]
         self._free_numbers.append(slot.number)
         if slot in self.idle:
@@ -268,6 +283,7 @@ class Launcher:
                 raise InternalError(f"the launcher (pid {self.pid}) does not end")
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        self.cgroups.close()
         with contextlib.suppress(OSError):
             self.root.remove()
         for slot in self.slots.values():
@@ -283,6 +299,7 @@ class Launcher:
         self.idle.clear()
         close_all(fd for fd in (self.control, self.pidfd) if fd >= 0)
         self.control = self.pidfd = -1
+        self.cgroups.forget()
         self.root.close()
 
 

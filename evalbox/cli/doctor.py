@@ -84,10 +84,10 @@ def _show(found: Host) -> None:
 
 
 def _held(found: Host) -> FrozenMap[Held]:
-    from evalbox._host.properties import held, situation
+    from evalbox._host.properties import held
 
     identity = found.default_identity
-    return held(situation(found.landlock.abi, found.seccomp, Policy(), _EVERY_LIMIT, identity))
+    return held(found.situation(Policy(), _EVERY_LIMIT, identity))
 
 
 def _marked(name: str, unlimited: set[str]) -> str:
@@ -130,7 +130,7 @@ def _facts(found: Host) -> Iterator[tuple[str, str]]:
     yield "caller", f"uid {caller.uid}, {who}"
     yield "workspaces", ", ".join(usable) or "no directory can hold them"
     yield "namespaces", found.user_namespaces or "user namespaces are not forbidden"
-    yield "cgroups", found.cgroups or "no cgroup v2"
+    yield "cgroups", str(found.cgroups)
 
 
 def _plain_table(rows: list[Row]) -> None:

@@ -321,5 +321,5 @@ NOT_FOR_UID_0 = OWNER_CALLS | _names(
 # time in every run, because the child's filter is installed anew.
 LAUNCHER_CALLS = _names(
     "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset setgroups",
-    "setfsuid setfsgid fchown fchownat memfd_create",
+    "setfsuid setfsgid fchown fchownat memfd_create clone3",
 )
