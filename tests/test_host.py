@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from evalbox._host import Host, facts, host
+from evalbox._host.cgroups import NO_CGROUPS
 from evalbox._host.properties import NOT_POSSIBLE, TABLE, Situation, enforcement, held, situation
 from evalbox.compile.identity import Caller, Identity
 from evalbox.errors import UnsupportedError
@@ -40,7 +41,7 @@ FULL = Host(
     uids=facts.UID_RANGES[0],
     places=(),
     user_namespaces="",
-    cgroups="",
+    cgroups=NO_CGROUPS,
 )
 
 
@@ -187,13 +188,21 @@ def test_what_is_required_and_enforced_is_reported() -> None:
     assert report == FULL.enforcement(Policy(), Limits(), OWN)
 
 
-@pytest.mark.parametrize("name", ["memory", "disk", "fs_metadata", "proc_view"])
-def test_a_required_property_that_is_partial_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("memory", NO_CGROUPS.remedy),
+        ("disk", NOT_POSSIBLE),
+        ("fs_metadata", NOT_POSSIBLE),
+        ("proc_view", NOT_POSSIBLE),
+    ],
+)
+def test_a_required_property_that_is_partial_is_refused(name: str, remedy: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         FULL.check(Policy(require=CORE | {name}), Limits(), OWN)
     assert caught.value.property == name
     assert caught.value.reason
-    assert caught.value.remedy == NOT_POSSIBLE
+    assert caught.value.remedy == remedy
 
 
 def test_a_required_property_that_the_kernel_lacks_names_the_kernel_that_has_it() -> None:

@@ -31,6 +31,7 @@ HOST_LEAF = "evalbox-host"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _MANAGER = re.compile(r"user@\d+\.service")
 _ATTRIBUTES = ("user.delegate", "trusted.delegate")
+_CGROUP_KILL = (5, 14)
 _WRITABLE = os.W_OK | os.X_OK
 
 
@@ -244,10 +245,16 @@ def _words(path: str) -> frozenset[str]:
 def _controllers(path: str) -> frozenset[str]:
     """What cgroups below this one can hold. Time of processors is always counted."""
     held = _words(f"{path}/cgroup.controllers") & {MEMORY, PIDS}
-    children = (entry.path for entry in os.scandir(path) if entry.is_dir())
+    places = [path, *(entry.path for entry in os.scandir(path) if entry.is_dir())]
+    kill = any(os.path.exists(f"{place}/cgroup.kill") for place in places)
     # The real root has no such file itself.
-    kill = any(os.path.exists(f"{where}/cgroup.kill") for where in (path, *children))
+    if _is_root(path) and len(places) == 1:
+        kill = _release() >= _CGROUP_KILL
     return held | {CPU} | ({KILL} if kill else frozenset())
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
 def _is_root(path: str) -> bool:
