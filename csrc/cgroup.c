@@ -11,10 +11,7 @@
  *   - pids.peak (Linux 6.1) cannot be set back, and is 1 after a run that never
  *     forked: only a run that did makes a new cgroup necessary;
  *   - page cache stays charged to the cgroup that read it first, and would be in
- *     the peak of every later run;
- *   - the OOM killer counts (oom_kill) before it kills, so whoever reaps the
- *     victim sees it; a kill for want of memory elsewhere on the host is not
- *     preceded by a hit of this limit (oom). */
+ *     the peak of every later run. */
 #include "cgroup.h"
 #include "kernel.h"
 #include "runtime.h"
@@ -88,20 +85,6 @@ write_in(int dir, const char *name, const char *text)
     int error = write_text(fd, text);
     close(fd);
     return error;
-}
-
-/* The number behind `key`, at the start of the file for "". */
-static uint64_t
-read_number(int fd, const char *key)
-{
-    char text[512];
-    ssize_t n = fd < 0 ? -1 : pread(fd, text + 1, sizeof text - 2, 0);
-    if (n < 0)
-        return 0;
-    text[0] = '\n';
-    text[n + 1] = 0;
-    const char *at = strstr(text, key);
-    return at ? strtoull(at + strlen(key), NULL, 10) : 0;
 }
 
 /* ---- directories ---- */
@@ -179,15 +162,14 @@ open_entrance(struct eb_cgroup *cgroup, int hierarchy, int dir)
     return cgroup->enter[hierarchy] < 0 ? -errno : 0;
 }
 
-/* What was counted so far is not this run's. */
 static void
-remember(struct eb_cgroup *cgroup)
+close_memory(struct eb_cgroup *cgroup)
 {
-    int events = cgroup->files[EB_CGROUP_EVENTS];
-    cgroup->cpu_time = 0;
-    cgroup->cpu_time = eb_cgroup_cpu_time(cgroup);
-    cgroup->kills = read_number(events, "\noom_kill ");
-    cgroup->hits = read_number(events, "\noom ");
+    close_files(cgroup, IN_MEMORY);
+    if (is_unified(cgroup))
+        close_files(cgroup, IN_CPU);
+    eb_close(&cgroup->enter[0]);
+    eb_close(&cgroup->memory);
 }
 
 static int
@@ -209,8 +191,10 @@ make_memory(struct eb_cgroup *cgroup)
         error = open_files(cgroup, IN_CPU);
     if (error == 0 && !(unified && (cgroup->kind & EB_CGROUP_PIDS)))
         error = open_entrance(cgroup, 0, cgroup->memory);
+    if (error < 0)
+        close_memory(cgroup);
     cgroup->resets = write_number(cgroup->files[EB_CGROUP_PEAK], 0, "") == 0;
-    remember(cgroup);
+    eb_cgroup_remember(cgroup);
     return error;
 }
 
@@ -218,6 +202,14 @@ static int
 run_parent(const struct eb_cgroup *cgroup)
 {
     return is_unified(cgroup) ? cgroup->memory : cgroup->slots[1];
+}
+
+static void
+close_run(struct eb_cgroup *cgroup)
+{
+    close_files(cgroup, IN_RUN);
+    eb_close(&cgroup->enter[is_unified(cgroup) ? 0 : 1]);
+    eb_close(&cgroup->run);
 }
 
 static int
@@ -230,7 +222,11 @@ make_run(struct eb_cgroup *cgroup)
     if (cgroup->run < 0)
         return cgroup->run;
     int error = open_files(cgroup, IN_RUN);
-    return error < 0 ? error : open_entrance(cgroup, is_unified(cgroup) ? 0 : 1, cgroup->run);
+    if (error == 0)
+        error = open_entrance(cgroup, is_unified(cgroup) ? 0 : 1, cgroup->run);
+    if (error < 0)
+        close_run(cgroup);
+    return error;
 }
 
 /* On v1 the time of processors has a directory that lasts as long as the slot. */
@@ -239,8 +235,9 @@ make_cpu(struct eb_cgroup *cgroup)
 {
     if (is_unified(cgroup) || !(cgroup->kind & EB_CGROUP_CPU) || cgroup->enter[2] >= 0)
         return 0;
+    close_files(cgroup, IN_CPU);
     int error = open_files(cgroup, IN_CPU);
-    remember(cgroup);
+    eb_cgroup_remember(cgroup);
     return error < 0 ? error : open_entrance(cgroup, 2, cgroup->slots[2]);
 }
 
@@ -265,9 +262,7 @@ drop_run(struct eb_cgroup *cgroup)
 {
     if (cgroup->run < 0)
         return 0;
-    close_files(cgroup, IN_RUN);
-    eb_close(&cgroup->enter[is_unified(cgroup) ? 0 : 1]);
-    eb_close(&cgroup->run);
+    close_run(cgroup);
     return eb_cgroup_remove(run_parent(cgroup), "run");
 }
 
@@ -277,11 +272,7 @@ drop_memory(struct eb_cgroup *cgroup)
     int error = is_unified(cgroup) ? drop_run(cgroup) : 0;
     if (error < 0)
         return error;
-    close_files(cgroup, IN_MEMORY);
-    if (is_unified(cgroup))
-        close_files(cgroup, IN_CPU);
-    eb_close(&cgroup->enter[0]);
-    eb_close(&cgroup->memory);
+    close_memory(cgroup);
     return eb_cgroup_remove(cgroup->slots[0], "memory");
 }
 
@@ -291,17 +282,15 @@ drop_memory(struct eb_cgroup *cgroup)
 static int
 limit_memory(const struct eb_cgroup *cgroup, uint64_t limit)
 {
+    const char *none = is_unified(cgroup) ? "max" : "-1";
     int plain = cgroup->files[EB_CGROUP_LIMIT], swap = cgroup->files[EB_CGROUP_SWAP_LIMIT];
-    if (plain < 0)
-        return 0;
-    if (is_unified(cgroup)) {
-        int error = write_number(swap, 0, NULL);
-        return error < 0 ? error : write_number(plain, limit, "max");
-    }
-    if (write_number(plain, limit, "-1") == 0)
-        return write_number(swap, limit, "-1");
-    int error = write_number(swap, limit, "-1");
-    return error < 0 ? error : write_number(plain, limit, "-1");
+    int error = write_number(plain, limit, none);
+    if (error < 0 && error != -EINVAL)
+        return error;
+    int swap_error = write_number(swap, is_unified(cgroup) ? 0 : limit, none);
+    if (error == 0 || swap_error < 0)
+        return swap_error;
+    return write_number(plain, limit, none);
 }
 
 static int
@@ -324,11 +313,11 @@ eb_cgroup_begin(struct eb_cgroup *cgroup, uint64_t memory, uint64_t processes)
 {
     if (!cgroup->kind)
         return 0;
-    int error = make(cgroup);
+    int error = cgroup->stale ? -EBUSY : make(cgroup);
     if (error == 0)
         error = set_limits(cgroup, memory, processes);
     /* Below what an earlier run has left charged. */
-    if (error == -EBUSY && drop_memory(cgroup) == 0) {
+    if (error == -EBUSY && !cgroup->stale && drop_memory(cgroup) == 0) {
         error = make(cgroup);
         if (error == 0)
             error = set_limits(cgroup, memory, processes);
@@ -338,47 +327,7 @@ eb_cgroup_begin(struct eb_cgroup *cgroup, uint64_t memory, uint64_t processes)
     return error;
 }
 
-/* ---- accounts ---- */
-
-uint64_t
-eb_cgroup_cpu_time(const struct eb_cgroup *cgroup)
-{
-    int fd = cgroup->files[EB_CGROUP_CPU_TIME];
-    uint64_t now = is_unified(cgroup) ? read_number(fd, "\nusage_usec ") * 1000
-                                      : read_number(fd, "\n");
-    return now > cgroup->cpu_time ? now - cgroup->cpu_time : 0;
-}
-
-/* v1 has no count of hits: then the peak must have come to the limit. */
-static bool
-has_hit_limit(const struct eb_cgroup *cgroup)
-{
-    if (is_unified(cgroup))
-        return read_number(cgroup->files[EB_CGROUP_EVENTS], "\noom ") > cgroup->hits;
-    uint64_t peak = read_number(cgroup->files[EB_CGROUP_PEAK], "\n");
-    return peak >= cgroup->limit - cgroup->limit / 16;
-}
-
-bool
-eb_cgroup_is_out_of_memory(const struct eb_cgroup *cgroup)
-{
-    uint64_t kills = read_number(cgroup->files[EB_CGROUP_EVENTS], "\noom_kill ");
-    return kills > cgroup->kills && has_hit_limit(cgroup);
-}
-
-void
-eb_cgroup_settle(const struct eb_cgroup *cgroup, struct eb_cgroup_usage *usage)
-{
-    usage->cpu_time = eb_cgroup_cpu_time(cgroup);
-    usage->peak_memory = read_number(cgroup->files[EB_CGROUP_PEAK], "\n");
-    usage->processes = read_number(cgroup->files[EB_CGROUP_MOST_SEEN], "\n");
-}
-
-int
-eb_cgroup_notices(const struct eb_cgroup *cgroup)
-{
-    return is_unified(cgroup) ? cgroup->files[EB_CGROUP_EVENTS] : -1;
-}
+/* ---- after a run ---- */
 
 bool
 eb_cgroup_kill(const struct eb_cgroup *cgroup)
@@ -392,12 +341,15 @@ eb_cgroup_end(struct eb_cgroup *cgroup)
 {
     if (!cgroup->kind)
         return;
+    int error = 0;
     bool peaked = cgroup->files[EB_CGROUP_PEAK] >= 0 && !cgroup->resets;
-    if (peaked || read_number(cgroup->files[EB_CGROUP_CURRENT], "\n") > LEFTOVER)
-        drop_memory(cgroup);
-    if (read_number(cgroup->files[EB_CGROUP_MOST_SEEN], "\n") > 1)
-        drop_run(cgroup);
+    if (peaked || eb_cgroup_number(cgroup->files[EB_CGROUP_CURRENT], "\n") > LEFTOVER)
+        error = drop_memory(cgroup);
+    if (error == 0 && eb_cgroup_number(cgroup->files[EB_CGROUP_MOST_SEEN], "\n") > 1)
+        error = drop_run(cgroup);
+    cgroup->stale = error < 0;
     /* What fails now fails again when the next run begins, and is reported. */
-    make(cgroup);
-    remember(cgroup);
+    if (!cgroup->stale)
+        make(cgroup);
+    eb_cgroup_remember(cgroup);
 }

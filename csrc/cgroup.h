@@ -44,6 +44,7 @@ struct eb_cgroup {
     bool clones; /* v2: clone3() puts the child in */
     bool resets; /* the peak of memory can be set back */
     bool limited; /* the limits below are those in force */
+    bool stale; /* what an earlier run was in could not be removed */
     uint64_t limit;
     uint64_t processes;
     uint64_t cpu_time; /* counted before this run, ns */
@@ -60,21 +61,28 @@ struct eb_cgroup_usage {
 
 /* Makes the cgroups fit for a run; nothing of an earlier one counts any more. */
 int eb_cgroup_begin(struct eb_cgroup *cgroup, uint64_t memory, uint64_t processes);
-/* When no process of the run is left. */
-void eb_cgroup_settle(const struct eb_cgroup *cgroup, struct eb_cgroup_usage *usage);
 /* After the report: what takes time before the next run. */
 void eb_cgroup_end(struct eb_cgroup *cgroup);
-uint64_t eb_cgroup_cpu_time(const struct eb_cgroup *cgroup);
-/* Whether the OOM killer ended a process of this run at the limit of the run. */
-bool eb_cgroup_is_out_of_memory(const struct eb_cgroup *cgroup);
-/* Gets POLLPRI when memory runs out (v2), else -1. */
-int eb_cgroup_notices(const struct eb_cgroup *cgroup);
 /* Kills all of them at once; false where the kernel cannot. */
 bool eb_cgroup_kill(const struct eb_cgroup *cgroup);
 /* Outside seccomp rules may deny clone3(): then the children of v2 move themselves. */
 int eb_cgroup_open_entrance(struct eb_cgroup *cgroup);
 /* Removes an empty one; waits a moment for the last of it. */
 int eb_cgroup_remove(int parent, const char *name);
+
+/* ---- cgroup_read.c: what they tell ---- */
+
+/* When no process of the run is left. */
+void eb_cgroup_settle(const struct eb_cgroup *cgroup, struct eb_cgroup_usage *usage);
+uint64_t eb_cgroup_cpu_time(const struct eb_cgroup *cgroup);
+/* Whether the OOM killer ended a process of this run at the limit of the run. */
+bool eb_cgroup_is_out_of_memory(const struct eb_cgroup *cgroup);
+/* Gets POLLPRI when memory runs out (v2), else -1. */
+int eb_cgroup_alarm(const struct eb_cgroup *cgroup);
+/* The number behind `key`, which begins with a newline as if the file did; 0 without. */
+uint64_t eb_cgroup_number(int fd, const char *key);
+/* What was counted so far is not the next run's. */
+void eb_cgroup_remember(struct eb_cgroup *cgroup);
 
 /* ---- clone.c ---- */
 

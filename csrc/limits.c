@@ -53,7 +53,7 @@ eb_meter_add(struct eb_meter *meter, const struct rusage *usage)
 static bool
 has(const struct eb_meter *meter, uint32_t controller)
 {
-    return (meter->cgroup->kind & controller) != 0;
+    return (meter->init->cgroup.kind & controller) != 0;
 }
 
 /* A cgroup of v2 tells by itself when memory runs out. */
@@ -61,7 +61,7 @@ static bool
 watches_tree(const struct eb_meter *meter)
 {
     const struct eb_limits *limits = &meter->job->limits;
-    bool told = has(meter, EB_CGROUP_MEMORY) && eb_cgroup_notices(meter->cgroup) >= 0;
+    bool told = has(meter, EB_CGROUP_MEMORY) && eb_cgroup_alarm(&meter->init->cgroup) >= 0;
     return (limits->memory != EB_UNLIMITED && !told) || limits->cpu_time != EB_UNLIMITED;
 }
 
@@ -113,7 +113,8 @@ processors(void)
 enum eb_cause
 eb_meter_memory(const struct eb_meter *meter)
 {
-    bool passed = has(meter, EB_CGROUP_MEMORY) && eb_cgroup_is_out_of_memory(meter->cgroup);
+    bool passed = has(meter, EB_CGROUP_MEMORY) &&
+                  eb_cgroup_is_out_of_memory(&meter->init->cgroup);
     return passed ? EB_CAUSE_MEMORY : EB_CAUSE_EXIT;
 }
 
@@ -126,7 +127,8 @@ check_tree(struct eb_meter *meter, uint64_t *rest)
     bool counted = has(meter, EB_CGROUP_CPU);
     if (!counted || !has(meter, EB_CGROUP_MEMORY))
         eb_watch_sample(&meter->watch, &sample);
-    uint64_t used = counted ? eb_cgroup_cpu_time(meter->cgroup) : cpu_used(meter, &sample);
+    uint64_t used = counted ? eb_cgroup_cpu_time(&meter->init->cgroup)
+                            : cpu_used(meter, &sample);
     *rest = EB_UNLIMITED;
     if (limit != EB_UNLIMITED) {
         if (used >= limit)
@@ -182,9 +184,9 @@ void
 eb_meter_finish(struct eb_meter *meter)
 {
     struct eb_cgroup_usage usage = {0};
-    if (!meter->cgroup->kind)
+    if (!meter->init->cgroup.kind)
         return;
-    eb_cgroup_settle(meter->cgroup, &usage);
+    eb_cgroup_settle(&meter->init->cgroup, &usage);
     meter->processes = usage.processes;
     if (usage.peak_memory)
         meter->peak = usage.peak_memory;

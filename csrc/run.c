@@ -28,7 +28,7 @@ struct run {
     struct eb_meter meter;
     pid_t pid;
     bool execed;
-    bool dirty; /* what it left could not be removed */
+    bool dirty; /* no other run may be here: what it left could not be removed */
     bool reaped; /* the program itself */
     int wait_status;
     enum eb_cause cause;
@@ -132,7 +132,7 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_IN] = (struct pollfd){.fd = pipes->in, .events = POLLOUT};
     fds[AT_NOTICE] = (struct pollfd){.fd = pipes->notice, .events = POLLIN};
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
-    fds[AT_MEMORY] = (struct pollfd){.fd = eb_cgroup_notices(run->meter.cgroup),
+    fds[AT_MEMORY] = (struct pollfd){.fd = eb_cgroup_alarm(&run->init->cgroup),
                                      .events = POLLPRI};
     uint64_t wake = EB_UNLIMITED;
     if (run->execed) {
@@ -229,16 +229,6 @@ take_turn(struct run *run)
 
 /* ---- the end ---- */
 
-/* Without a scope: our children, and theirs as they become ours. */
-static void
-kill_children(const struct eb_init *init)
-{
-    static pid_t pids[1024];
-    size_t n = eb_watch_children(init->proc, pids, sizeof pids / sizeof *pids);
-    for (size_t i = 0; i < n; i++)
-        kill(pids[i], SIGKILL);
-}
-
 /* Returns when no process of the run is left. */
 static void
 end_tree(struct run *run)
@@ -254,8 +244,8 @@ end_tree(struct run *run)
                 return;
             ppoll(NULL, 0, &again, &none);
         } else {
-            if (!eb_cgroup_kill(run->meter.cgroup))
-                kill_children(run->init);
+            if (!eb_cgroup_kill(&run->init->cgroup))
+                eb_watch_kill_children(run->init->proc);
             ppoll(NULL, 0, &soon, &none);
         }
     }
@@ -334,7 +324,7 @@ finish(struct run *run)
     settle(run, untouched);
     eb_workspace_unlock(run->init);
     if (!untouched && !(run->view->job.flags & EB_JOB_KEEP))
-        run->dirty = !eb_workspace_clear(run->init->places);
+        run->dirty |= !eb_workspace_clear(run->init->places);
     report_end(run);
     eb_workspace_renew(run->init->places);
     eb_cgroup_end(&run->init->cgroup);
@@ -349,6 +339,7 @@ start(struct run *run)
     run->relay.fed = run->spawn.fed;
     if (run->pid < 0) {
         run->cause = EB_CAUSE_SETUP;
+        run->dirty = run->spawn.status->stage == EB_STAGE_CGROUP;
         return;
     }
     if (run->spawn.gate_fd >= 0)
@@ -372,10 +363,7 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
     struct run run = {.init = init,
                       .view = view,
                       .denied_nr = -1,
-                      .meter = {.init = init,
-                                .job = job,
-                                .cgroup = &init->cgroup,
-                                .watch = {.proc = init->proc}},
+                      .meter = {.init = init, .job = job, .watch = {.proc = init->proc}},
                       .spawn = {.runtime = init->runtime,
                                 .view = view,
                                 .ruleset_fd = init->ruleset_fd,

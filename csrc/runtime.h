@@ -11,6 +11,7 @@
  *   child.c     between clone and execve: a fixed list of system calls
  *   landlock.c  rules made into a ruleset (evalbox.h)
  *   cgroup.c    the cgroups of a slot (cgroup.h)
+ *   cgroup_read.c  what they tell
  *   cgroups.c   those of a launcher (cgroup.h)
  *   clone.c     a child made inside a cgroup (cgroup.h)
  *   protocol.c  messages: encode, decode, descriptors
@@ -259,6 +260,8 @@ uint64_t eb_watch_memory(const struct eb_watch *watch, uint32_t uid);
 uint64_t eb_watch_runnable(int proc);
 /* The children of this process, zombies included. */
 size_t eb_watch_children(int proc, pid_t *pids, size_t capacity);
+/* Without a scope: our children, and theirs as they become ours. */
+void eb_watch_kill_children(int proc);
 
 /* ---- disk.c ---- */
 
@@ -275,7 +278,6 @@ uint64_t eb_smaller(uint64_t a, uint64_t b);
 struct eb_meter {
     const struct eb_init *init;
     const struct eb_job *job;
-    const struct eb_cgroup *cgroup;
     struct eb_watch watch;
     uint64_t user; /* of processes that were waited for */
     uint64_t system;

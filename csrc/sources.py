@@ -31,6 +31,7 @@ LAUNCHER = [
     "watch.c",
     "disk.c",
     "cgroup.c",
+    "cgroup_read.c",
     "cgroups.c",
     "clone.c",
     "workspace.c",

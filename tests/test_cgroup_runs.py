@@ -18,7 +18,7 @@ import pytest
 
 import evalbox
 import proc
-from evalbox import PIPE, Executor, MiB, Plan, Policy, Status, UnsupportedError
+from evalbox import PIPE, Executor, Limits, MiB, Plan, Policy, Status, UnsupportedError
 from evalbox._host import host
 from evalbox._host.cgroups import CPU, MEMORY, PIDS
 from evalbox._launch import cgroup_base
@@ -26,7 +26,7 @@ from evalbox._launch.cgroups import LauncherCgroups
 from evalbox.plan import plan_from_fields
 from evalbox.policy import CORE
 from leaks import launchers_of
-from probe import ends, open_directory, python
+from probe import ends, open_directory
 
 pytestmark = pytest.mark.skipif(
     not host().cgroups.controllers >= {MEMORY, PIDS, CPU},
@@ -36,6 +36,19 @@ pytestmark = pytest.mark.skipif(
 LIMIT = 32 * MiB
 # More than the limit by far.
 AMOUNT = 64 * MiB
+
+
+# What the kernel lacks in other respects is no matter here.
+_REPORT = host().enforcement(Policy(), Limits(), host().default_identity)
+HELD = frozenset(name for name in CORE if _REPORT[name].level == "enforced")
+
+
+def plan(*command: str | Path, **fields: Any) -> Plan:
+    return plan_from_fields(command, **{"require": HELD, **fields})
+
+
+def python(script: str, *args: str, **fields: Any) -> evalbox.Output:
+    return evalbox.Executor.run(plan(sys.executable, "-c", script, *args, **fields))
 
 
 def ours() -> list[Path]:
@@ -53,7 +66,7 @@ def executor() -> Iterator[Executor]:
 
 
 def run(executor: Executor, script: str, **fields: Any) -> evalbox.Output:
-    return executor.run(plan_from_fields([sys.executable, "-c", script], **fields))
+    return executor.run(plan(sys.executable, "-c", script, **fields))
 
 
 # ---- memory -----------------------------------------------------------------------------------
@@ -213,8 +226,7 @@ def test_every_way_to_start_leads_into_the_cgroup(
     executor: Executor, hold: bool, on_denied: str
 ) -> None:
     fields: dict[str, Any] = {"hold": hold, "on_denied": on_denied, "memory": LIMIT}
-    command = [sys.executable, "-c", KINDS["private"]]
-    started = executor.spawn(plan_from_fields(command, **fields))
+    started = executor.spawn(plan(sys.executable, "-c", KINDS["private"], **fields))
     if hold:
         executor.release(started)
     (output,) = ends(executor).values()
@@ -249,8 +261,8 @@ def test_processes_are_counted_to_the_last() -> None:
 def test_processes_of_uid_0_are_counted() -> None:
     with open_directory() as folder:
         folder.chmod(0o700)
-        policy = Policy(write=[folder], require=CORE | {"processes"})
-        output = python("import os; print(os.getuid())" + FORKS, policy=policy, processes=10)
+        fields = {"write": [folder], "require": HELD | {"processes"}, "processes": 10}
+        output = python("import os; print(os.getuid())" + FORKS, **fields)
     assert output.text == f"0\n9 {errno.EAGAIN}\n"
 
 
@@ -288,8 +300,7 @@ def processes_in(path: Path) -> set[int]:
 
 def test_only_the_program_is_in_its_cgroup(executor: Executor) -> None:
     mark = proc.mark()
-    command = ["sh", "-c", f"sleep {mark} & read x"]
-    executor.spawn(plan_from_fields(command, stdin=PIPE))
+    executor.spawn(plan("sh", "-c", f"sleep {mark} & read x", stdin=PIPE))
     proc.until(lambda: proc.marked(f"\0{mark}"), "the process has started")
     (launcher,) = launchers_of(executor)
     (slot,) = launcher.slots.values()
@@ -301,7 +312,7 @@ def test_only_the_program_is_in_its_cgroup(executor: Executor) -> None:
 
 
 def test_the_reports_say_so() -> None:
-    output = evalbox.run(["true"], cpu_time=10.0, require=CORE | {"memory", "cpu", "processes"})
+    output = evalbox.run(["true"], cpu_time=10.0, require=HELD | {"memory", "cpu", "processes"})
     version = f"cgroup v{host().cgroups.version} "
     for name in ("memory", "cpu", "processes"):
         assert output.enforcement[name].level == "enforced"
@@ -314,7 +325,7 @@ def test_the_reports_say_so() -> None:
 def test_nothing_is_left_of_an_executor() -> None:
     before = set(ours())
     with Executor() as executor:
-        executor.run(Plan(["true"]))
+        executor.run(plan("true"))
         made = set(ours()) - before
         assert made
     assert set(ours()) <= before
@@ -322,7 +333,7 @@ def test_nothing_is_left_of_an_executor() -> None:
 
 def test_what_outlives_init_and_launcher_is_killed(executor: Executor) -> None:
     mark = proc.mark()
-    executor.spawn(Plan(["sh", "-c", f"setsid sleep {mark} & read x"], stdin=PIPE))
+    executor.spawn(plan("sh", "-c", f"setsid sleep {mark} & read x", stdin=PIPE))
     proc.until(lambda: proc.marked(f"\0{mark}"), "the process has started")
     (launcher,) = launchers_of(executor)
     (init,) = proc.children(launcher.pid)
@@ -337,9 +348,10 @@ def test_what_outlives_init_and_launcher_is_killed(executor: Executor) -> None:
 
 HOST = """
 import sys
-from evalbox import PIPE, Executor, Plan
+from evalbox import PIPE, Executor, Plan, Policy
 executor = Executor()
-executor.spawn(Plan(["sh", "-c", f"setsid sleep {sys.argv[1]} & read x"], stdin=PIPE))
+command = ["sh", "-c", f"setsid sleep {sys.argv[1]} & read x"]
+executor.spawn(Plan(command, stdin=PIPE, policy=Policy(require=())))
 while True:
     executor.poll()
 """
@@ -370,12 +382,12 @@ def test_what_a_killed_host_and_launcher_left_is_gone_after_the_next_start() -> 
     assert proc.marked(f"sleep\0{mark}")
     # A start of a process that is alive is none of its business.
     with Executor() as other:
-        other.run(Plan(["true"]))
+        other.run(plan("true"))
         mine = set(ours())
-        script = "import evalbox; assert evalbox.run(['true']).ok"
+        script = "import evalbox; assert evalbox.run(['true'], require=()).ok"
         subprocess.run([sys.executable, "-c", script], check=True)
         assert set(ours()) == mine
-        assert other.run(Plan(["true"])).ok
+        assert other.run(plan("true")).ok
     assert leftovers(dying.pid) == []
     assert proc.marked(f"sleep\0{mark}") == []
 
@@ -390,12 +402,12 @@ def full(_self: object, slot: str) -> None:
 def test_a_run_without_its_cgroup_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with Executor() as executor:
         monkeypatch.setattr(LauncherCgroups, "_add", full)
-        output = executor.run(Plan(["true"]))
+        output = executor.run(plan("true"))
         assert output.ok
         assert output.enforcement["memory"].level == "partial"
         assert os.strerror(errno.EAGAIN) in output.enforcement["memory"].reason
         assert output.usage.processes is None
-        demanding = plan_from_fields(["true"], require=CORE | {"memory"})
+        demanding = plan("true", require=HELD | {"memory"})
         with pytest.raises(UnsupportedError, match=os.strerror(errno.EAGAIN)) as caught:
             executor.run(demanding)
         assert caught.value.property == "memory"
@@ -412,7 +424,7 @@ def test_a_launcher_without_cgroups_serves_runs_that_do_not_need_them(
     before = ours()
     monkeypatch.setattr(cgroup_base, "enter", refuse)
     with Executor() as executor:
-        output = executor.run(Plan(["true"]))
+        output = executor.run(plan("true"))
         assert output.ok
         assert os.strerror(errno.EACCES) in output.enforcement["memory"].reason
         assert ours() == before
