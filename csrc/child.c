@@ -81,6 +81,8 @@ offer_to_oom_killer(void)
 static void
 set_rlimits(const struct eb_child *child)
 {
+    if (!EB_HAS(RLIMITS))
+        return;
     for (int i = 0; i < EB_CHILD_RLIMITS; i++) {
         const struct eb_rlimit *limit = &child->rlimits[i];
         if (setrlimit((__rlimit_resource_t)limit->resource, &limit->value) < 0)
@@ -91,7 +93,7 @@ set_rlimits(const struct eb_child *child)
 static void
 change_identity(const struct eb_child *child)
 {
-    if (child->uid == EB_KEEP_ID)
+    if (child->uid == EB_KEEP_ID || !EB_HAS(IDENTITY))
         return;
     /* Raw calls: glibc's wrappers take a lock to tell other threads. */
     if (syscall(SYS_setgroups, (size_t)0, NULL) < 0)
@@ -105,6 +107,8 @@ static void
 drop_capabilities(const struct eb_child *child)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    if (!EB_HAS(CAPABILITIES))
+        return;
     struct __user_cap_data_struct none[2] = {{0}, {0}};
     if (syscall(SYS_capset, &header, none) < 0)
         fail(child, EB_STAGE_CAPABILITIES, errno);
@@ -128,6 +132,8 @@ die_with_parent(const struct eb_child *child)
 static void
 restrict_files(const struct eb_child *child)
 {
+    if (!EB_HAS(LANDLOCK))
+        return;
     if (syscall(SYS_landlock_restrict_self, child->ruleset_fd, child->landlock_flags) < 0)
         fail(child, EB_STAGE_LANDLOCK, errno);
 }
@@ -156,7 +162,7 @@ close_descriptors(const struct eb_child *child)
         fail(child, EB_STAGE_CLOSE_RANGE, errno);
     if (channel >= 0 && (listener = dup3(channel, kept++, O_CLOEXEC)) < 0)
         fail(child, EB_STAGE_CLOSE_RANGE, errno);
-    if (syscall(SYS_close_range, kept, ~0U, 0) < 0)
+    if (EB_HAS(CLOSE_RANGE) && syscall(SYS_close_range, kept, ~0U, 0) < 0)
         fail(child, EB_STAGE_CLOSE_RANGE, errno);
     return listener;
 }
@@ -190,7 +196,7 @@ filter_calls(const struct eb_child *child, int channel)
         const struct eb_insn *filter;
     } program = {.len = child->filter.n_insns, .filter = child->filter.insns};
     unsigned flags = child->listen ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
-    if (child->filter.n_insns == 0)
+    if (child->filter.n_insns == 0 || !EB_HAS(CALLS) || !EB_HAS(CHILD_CALLS))
         return;
     long listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
     if (listener < 0)
@@ -203,6 +209,8 @@ static void
 limit_open_files(const struct eb_child *child)
 {
     const struct eb_rlimit *limit = &child->open_files;
+    if (!EB_HAS(OPEN_FILES))
+        return;
     if (setrlimit((__rlimit_resource_t)limit->resource, &limit->value) < 0)
         fail(child, EB_STAGE_OPEN_FILES, errno);
 }

@@ -109,6 +109,7 @@ int eb_ruleset_create(const struct eb_ruleset_spec *spec);
 #define EB_MESSAGE_MAX 65536 /* longer job payloads travel in a memfd */
 #define EB_INLINE_OUTPUT 28672 /* per stream; longer output travels in a memfd */
 #define EB_NAME_MAX 64
+#define EB_MAP_MAX 128
 #define EB_FILTER_MAX 4096 /* instructions */
 #define EB_UNLIMITED 0xffffffffffffffffULL
 
@@ -119,14 +120,51 @@ struct eb_config {
     uint32_t flags;
     uint32_t launcher_filter; /* instructions; 0: none */
     uint32_t child_filter;
-    char root_name[EB_NAME_MAX];
+    char root_name[EB_NAME_MAX]; /* empty: no workspace is on a disk */
+    char host_name[EB_NAME_MAX]; /* in the UTS namespace */
+    char uid_map[EB_MAP_MAX];    /* of the user namespaces, as in user_namespaces(7) */
+    char gid_map[EB_MAP_MAX];
 };
-#define EB_PROTOCOL_VERSION 1
+#define EB_PROTOCOL_VERSION 2
 #define EB_PACKET_FDS 8 /* descriptors of one message */
-#define EB_CONFIG_LISTEN 1 /* the child filter notifies: hand its listener to init */
+#define EB_CONFIG_LISTEN 1      /* the child filter notifies: hand its listener to init */
+#define EB_CONFIG_NAMESPACES 2  /* user, mount, IPC, UTS and cgroup; PID for each init */
+#define EB_CONFIG_NO_NETWORK 4  /* a network namespace as well */
+#define EB_CONFIG_NO_GROUPS 8   /* setgroups() is denied: one's own id alone is mapped */
+
+/* What an init in namespaces of its own sees as its files.  Sent with
+ * EB_CONTROL_SPAWN as a memfd: this, then `n_mounts` struct eb_mount, then for
+ * each two strings that end in NUL, `target` and `source`. */
+struct eb_tree {
+    uint32_t n_mounts;
+    uint32_t strings; /* bytes */
+    uint64_t ruleset_id;
+    uint64_t handled_fs; /* of the Landlock ruleset, see struct eb_ruleset_spec */
+    uint64_t handled_net;
+    uint64_t scoped;
+};
+enum eb_mount_kind {
+    EB_MOUNT_DIRECTORY = 1, /* made empty */
+    EB_MOUNT_FILE = 2,      /* made with `source` as its content */
+    EB_MOUNT_LINK = 3,      /* symbolic link to `source` */
+    EB_MOUNT_BIND = 4,      /* the host's `source`, with all that is mounted below it */
+    EB_MOUNT_PLACE = 5,     /* directory `source` of the workspace */
+    EB_MOUNT_PROC = 6,      /* procfs of the PID namespace */
+    EB_MOUNT_HIDE = 7       /* covered with something empty, if it is there */
+};
+#define EB_MOUNT_WRITABLE 1
+#define EB_MOUNT_DEVICES 2 /* device nodes work */
+struct eb_mount {
+    uint32_t kind;
+    uint32_t flags;
+    uint64_t access; /* LANDLOCK_ACCESS_FS_*; 0: no rule */
+    uint64_t dev;    /* of what is to be bound: anything else is refused */
+    uint64_t ino;
+};
+#define EB_MOUNTS_MAX 65536
 
 enum eb_control_type {
-    EB_CONTROL_SPAWN = 1, /* + init's socket and workspace directory */
+    EB_CONTROL_SPAWN = 1, /* + init's socket, and its workspace or a memfd with its tree */
     EB_CONTROL_KILL = 2,  /* SIGKILL this init, then its orphans */
     EB_CONTROL_GONE = 3,  /* launcher -> host: init and its tree are gone */
     EB_CONTROL_READY = 4, /* launcher -> host: confined and serving */
@@ -202,7 +240,9 @@ enum eb_report_type {
     EB_REPORT_STARTED = 1,
     EB_REPORT_STDOUT = 2, /* payload: bytes */
     EB_REPORT_STDERR = 3,
-    EB_REPORT_ENDED = 4 /* payload: stdout, stderr; or both in memfds */
+    EB_REPORT_ENDED = 4, /* payload: stdout, stderr; or both in memfds */
+    EB_REPORT_READY = 5  /* an init in namespaces has its files: + the workspace; or stage
+                            and error, and in denied_nr which mount it was, -1 for none */
 };
 
 /* Why init ended a run.  First cause wins. */
@@ -289,7 +329,15 @@ int eb_tree_remove(int parentfd, const char *name);
     X(NO_NEW_PRIVS, no_new_privs)                                                              \
     X(LAUNCHER_CAPABILITIES, launcher_capabilities)                                            \
     X(LAUNCHER_SECCOMP, launcher_seccomp)                                                      \
+    X(USER_NAMESPACE, user_namespace)                                                          \
+    X(ID_MAP, id_map)                                                                          \
+    X(NAMESPACES, namespaces)                                                                  \
+    X(HOST_NAME, host_name)                                                                    \
     X(FORK, fork)                                                                              \
+    X(TREE, tree)                                                                              \
+    X(PIVOT_ROOT, pivot_root)                                                                  \
+    X(MOUNT, mount)                                                                            \
+    X(WORKSPACE, workspace)                                                                    \
     X(SCOPE, scope)                                                                            \
     X(JOB, job)                                                                                \
     X(PIPES, pipes)                                                                            \

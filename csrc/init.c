@@ -2,11 +2,11 @@
  *
  * An init is forked by the launcher, confined like it, and serves one run
  * after the other over its own socket to the host.  It is a child subreaper
- * inside a Landlock domain of its own (D1, signals scoped); the program runs
- * in a nested domain (D2).  So init can signal its whole tree with one
- * kill(-1), nobody in the tree can signal init, and when wait() says ECHILD
- * not a single process of the run is left: that is what makes it fit to serve
- * the next one.
+ * inside a Landlock domain of its own (D1, signals scoped) or the first process
+ * of a PID namespace; the program runs in a nested domain (D2).  So init can
+ * signal its whole tree with one kill(-1), nobody in the tree can signal init,
+ * and when wait() says ECHILD not a single process of the run is left: that is
+ * what makes it fit to serve the next one.
  *
  * Signals are blocked except inside ppoll(): SIGCHLD only interrupts it,
  * SIGTERM asks for an orderly end (status and accounts are not lost, as they
@@ -31,18 +31,26 @@ on_nothing(int signal)
     (void)signal;
 }
 
+/* To the first process of a PID namespace who is outside has pid 0, which nobody inside
+ * can pretend with SI_USER.  From inside it may come where no Landlock scope keeps the
+ * program from it (ABI 6). */
 static void
-on_sigterm(int signal)
+on_sigterm(int signal, siginfo_t *info, void *context)
 {
     (void)signal;
+    (void)context;
+    if (getpid() == 1 && (info->si_code != SI_USER || info->si_pid != 0))
+        return;
     eb_init_terminated = 1;
 }
 
 void
 eb_init_follow_launcher(const struct eb_init *init)
 {
+    struct pollfd launcher = {.fd = init->runtime->self, .events = POLLIN};
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != init->launcher)
+    /* It may have died before; in a PID namespace getppid() does not tell. */
+    if (poll(&launcher, 1, 0) != 0)
         eb_init_terminated = 1;
 }
 
@@ -50,7 +58,7 @@ static void
 set_signals(void)
 {
     struct sigaction nothing = {.sa_handler = on_nothing};
-    struct sigaction term = {.sa_handler = on_sigterm};
+    struct sigaction term = {.sa_sigaction = on_sigterm, .sa_flags = SA_SIGINFO};
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
@@ -86,21 +94,75 @@ enter_scope(struct eb_init *init)
     close(fd);
 }
 
+/* The files that the host wants it to have; then nothing more is to be mounted. */
+static int
+move_into_tree(struct eb_init *init, struct eb_failure *failure)
+{
+    struct eb_tree_view view;
+    off_t size = lseek(init->tree, 0, SEEK_END);
+    failure->stage = EB_STAGE_TREE;
+    void *data = size <= 0 ? MAP_FAILED
+                           : mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, init->tree, 0);
+    if (data == MAP_FAILED)
+        return -EBADMSG;
+    int error = eb_tree_decode(data, (size_t)size, &view);
+    if (error == 0)
+        error = eb_mounts_make(init, &view, failure);
+    munmap(data, (size_t)size);
+    eb_close(&init->tree);
+    if (error < 0)
+        return error;
+    failure->stage = EB_STAGE_LAUNCHER_CAPABILITIES;
+    error = eb_confine_capabilities(true);
+    if (error < 0)
+        return error;
+    failure->stage = EB_STAGE_LAUNCHER_SECCOMP;
+    return eb_confine_calls(&init->runtime->launcher_filter);
+}
+
+void
+eb_init_say_ready(const struct eb_init *init, const struct eb_failure *failure, int error)
+{
+    struct eb_report report = {.type = EB_REPORT_READY,
+                               .stage = error < 0 ? failure->stage : EB_STAGE_NONE,
+                               .error = -error,
+                               .denied_nr = failure->item};
+    struct iovec part = {.iov_base = &report, .iov_len = sizeof report};
+    eb_packet_send(init->sock, &part, 1, &init->workspace, error < 0 ? 0 : 1, MSG_DONTWAIT);
+}
+
+/* The first process of a PID namespace reaches nobody outside with kill(-1). */
+static void
+enter_tree(struct eb_init *init)
+{
+    struct eb_failure failure = {EB_STAGE_TREE, -1};
+    int error = move_into_tree(init, &failure);
+    eb_init_say_ready(init, &failure, error);
+    if (error < 0)
+        _exit(1);
+    init->scoped = getpid() == 1;
+}
+
 static void
 prepare(struct eb_init *init)
 {
-    static const char *const names[EB_PLACES] = {"box", "home", "tmp"};
+    static const char *const names[EB_PLACES] = {"box", "home", "tmp", "shm"};
     set_signals();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
+    init->ruleset_fd = -1;
+    eb_init_follow_launcher(init);
+    if (init->runtime->namespaces)
+        enter_tree(init);
+    else
+        enter_scope(init);
     init->proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int i = 0; i < EB_PLACES; i++)
         init->places[i] = openat(init->workspace, names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    init->box = init->start[0] ? open(init->start, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+                               : init->places[0];
     init->status = mmap(NULL, sizeof *init->status, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    init->ruleset_fd = -1;
-    enter_scope(init);
-    eb_init_follow_launcher(init);
-    if (init->status == MAP_FAILED || init->places[0] < 0 || init->proc < 0)
+    if (init->status == MAP_FAILED || init->box < 0 || init->proc < 0)
         _exit(1);
 }
 
@@ -123,6 +185,7 @@ wait_for_order(const struct eb_init *init)
     }
 }
 
+/* Those of which the job does not speak are closed. */
 static struct eb_job_fds
 sort_descriptors(uint32_t bits, const struct eb_packet *packet)
 {
@@ -130,6 +193,8 @@ sort_descriptors(uint32_t bits, const struct eb_packet *packet)
     int used = 0;
     for (int i = 0; i < EB_JOB_FDS; i++)
         slots[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
+    for (int i = used; i < packet->n_fds; i++)
+        close(packet->fds[i]);
     return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3]};
 }
 

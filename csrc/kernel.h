@@ -35,6 +35,40 @@ struct eb_clone_args {
 #define SYS_clone3 435
 #endif
 
+/* ---- mounts: Linux 5.12, later than many libc headers ---- */
+
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+#define EB_OPEN_TREE_CLONE 1
+#define EB_MOVE_MOUNT_EMPTY_PATH 0x4
+#define EB_AT_RECURSIVE 0x8000
+#define EB_MOUNT_ATTR_RDONLY 0x1
+#define EB_MOUNT_ATTR_NOSUID 0x2
+#define EB_MOUNT_ATTR_NODEV 0x4
+#define EB_RESOLVE_NO_SYMLINKS 0x04
+#define EB_RESOLVE_IN_ROOT 0x10
+
+struct eb_mount_attr {
+    uint64_t attr_set;
+    uint64_t attr_clr;
+    uint64_t propagation;
+    uint64_t userns_fd;
+};
+
+struct eb_open_how {
+    uint64_t flags;
+    uint64_t mode;
+    uint64_t resolve;
+};
+
 /* ---- Landlock: names and layouts of include/uapi/linux/landlock.h, Linux 7.2 ---- */
 
 #define EB_RULESET_VERSION (1U << 0) /* landlock_create_ruleset(): ask for the ABI */

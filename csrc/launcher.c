@@ -16,9 +16,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
-#include <linux/seccomp.h>
-#include <linux/securebits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,11 +51,19 @@ tell(uint32_t type, uint32_t slot, enum eb_stage stage, int error)
     eb_packet_send(EB_FD_CONTROL, &part, 1, NULL, 0, 0);
 }
 
+/* In namespaces no workspace is on a disk, and there is no root. */
+static void
+remove_root(void)
+{
+    if (runtime.root_name[0])
+        eb_tree_remove(EB_FD_PARENT, runtime.root_name);
+}
+
 static _Noreturn void
 fail(enum eb_stage stage, int error)
 {
     tell(EB_CONTROL_FAILED, 0, stage, error);
-    eb_tree_remove(EB_FD_PARENT, runtime.root_name);
+    remove_root();
     _exit(1);
 }
 
@@ -83,77 +88,10 @@ reset_process(void)
     int null = open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
-    if (syscall(SYS_close_range, EB_FD_END, ~0U, 0) < 0)
+    if (EB_HAS(CLOSE_RANGE) && syscall(SYS_close_range, EB_FD_END, ~0U, 0) < 0)
         fail(EB_STAGE_CLOSE_RANGE, errno);
     for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
-}
-
-/* Limits that are the same for every run.  RLIMIT_CORE is 1 and not 0: a piped
- * core_pattern ignores 0 but honours 1 (core(5)). */
-static void
-set_fixed_limits(void)
-{
-    static const struct {
-        int resource;
-        rlim_t value;
-    } limits[] = {
-        {RLIMIT_CORE, 1}, {RLIMIT_MEMLOCK, 0},  {RLIMIT_RTPRIO, 0},
-        {RLIMIT_NICE, 0}, {RLIMIT_MSGQUEUE, 0}, {RLIMIT_SIGPENDING, 1024},
-    };
-    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        struct rlimit now;
-        __rlimit_resource_t resource = (__rlimit_resource_t)limits[i].resource;
-        if (getrlimit(resource, &now) < 0)
-            continue;
-        rlim_t value = limits[i].value < now.rlim_max ? limits[i].value : now.rlim_max;
-        struct rlimit lowered = {value, value};
-        setrlimit(resource, &lowered);
-    }
-}
-
-#define CAP_BIT(cap) (1ULL << (cap))
-static const uint64_t kept_capabilities = CAP_BIT(CAP_SETUID) | CAP_BIT(CAP_SETGID) |
-                                          CAP_BIT(CAP_KILL) | CAP_BIT(CAP_CHOWN) |
-                                          CAP_BIT(CAP_DAC_OVERRIDE) | CAP_BIT(CAP_FOWNER);
-
-/* With an empty bounding set and NOROOT no execve gives any of them back. */
-static void
-reduce_capabilities(void)
-{
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct held[2];
-    memset(held, 0, sizeof held);
-    if (syscall(SYS_capget, &header, held) < 0)
-        fail(EB_STAGE_LAUNCHER_CAPABILITIES, errno);
-    if (held[0].permitted & CAP_BIT(CAP_SETPCAP)) {
-        for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
-            prctl(PR_CAPBSET_DROP, cap);
-        prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED |
-                                     SECBIT_NO_CAP_AMBIENT_RAISE |
-                                     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED);
-    }
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    for (unsigned i = 0; i < 2; i++) {
-        uint32_t kept = (uint32_t)(kept_capabilities >> (32 * i)) & held[i].permitted;
-        held[i].permitted = held[i].effective = geteuid() == 0 ? kept : 0;
-        held[i].inheritable = 0;
-    }
-    if (syscall(SYS_capset, &header, held) < 0)
-        fail(EB_STAGE_LAUNCHER_CAPABILITIES, errno);
-}
-
-static void
-load_filter(const struct eb_insn *insns, uint32_t n_insns)
-{
-    struct {
-        unsigned short len;
-        const struct eb_insn *filter;
-    } program = {.len = (unsigned short)n_insns, .filter = insns};
-    if (n_insns == 0)
-        return;
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
-        fail(EB_STAGE_LAUNCHER_SECCOMP, errno);
 }
 
 static struct eb_insn *
@@ -169,11 +107,33 @@ map_filters(const struct eb_packet *packet, uint32_t n_insns)
     return insns;
 }
 
+/* What every init inherits. */
+static void
+remember(struct eb_config *config, const struct eb_insn *insns)
+{
+    int abi = eb_landlock_abi();
+    runtime.launcher_filter = (struct eb_filter){insns, (uint16_t)config->launcher_filter};
+    runtime.child_filter = (struct eb_filter){insns + config->launcher_filter,
+                                              (uint16_t)config->child_filter};
+    runtime.listen = (config->flags & EB_CONFIG_LISTEN) != 0;
+    runtime.namespaces = (config->flags & EB_CONFIG_NAMESPACES) != 0;
+    runtime.no_groups = (config->flags & EB_CONFIG_NO_GROUPS) != 0;
+    runtime.abi = abi < 0 ? 0 : abi;
+    runtime.scoped = eb_landlock_scopes(runtime.abi) != 0;
+    config->uid_map[EB_MAP_MAX - 1] = config->gid_map[EB_MAP_MAX - 1] = 0;
+    memcpy(runtime.uid_map, config->uid_map, EB_MAP_MAX);
+    memcpy(runtime.gid_map, config->gid_map, EB_MAP_MAX);
+    runtime.self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (runtime.self < 0)
+        fail(EB_STAGE_CONFIG, errno);
+}
+
 static void
 confine(void)
 {
     struct eb_config config;
     struct eb_packet packet = {.data = &config};
+    struct eb_failure failure = {EB_STAGE_NONE, -1};
     ssize_t got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof config, 0);
     if (got != (ssize_t)sizeof config || config.version != EB_PROTOCOL_VERSION)
         fail(EB_STAGE_CONFIG, got < 0 ? (int)-got : EBADMSG);
@@ -181,36 +141,52 @@ confine(void)
     memcpy(runtime.root_name, config.root_name, sizeof runtime.root_name);
     if (config.launcher_filter > EB_FILTER_MAX || config.child_filter > EB_FILTER_MAX)
         fail(EB_STAGE_CONFIG, EBADMSG);
-    struct eb_insn *insns = map_filters(&packet, config.launcher_filter + config.child_filter);
-    int abi = eb_landlock_abi();
-    runtime.child_filter.insns = insns + config.launcher_filter;
-    runtime.child_filter.n_insns = (uint16_t)config.child_filter;
-    runtime.listen = (config.flags & EB_CONFIG_LISTEN) != 0;
-    runtime.abi = abi < 0 ? 0 : abi;
-    runtime.scoped = eb_landlock_scopes(runtime.abi) != 0;
+    remember(&config, map_filters(&packet, config.launcher_filter + config.child_filter));
     if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
         fail(EB_STAGE_SUBREAPER, errno);
+    int error = runtime.namespaces ? eb_namespaces_enter(&runtime, &config, &failure) : 0;
+    if (error < 0)
+        fail(failure.stage, -error);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         fail(EB_STAGE_NO_NEW_PRIVS, errno);
-    set_fixed_limits();
-    reduce_capabilities();
-    load_filter(insns, config.launcher_filter);
+    eb_confine_limits();
+    error = eb_confine_capabilities(runtime.namespaces);
+    if (error < 0)
+        fail(EB_STAGE_LAUNCHER_CAPABILITIES, -error);
+    /* Inits in namespaces still have to mount: each filters its own calls then. */
+    error = runtime.namespaces ? 0 : eb_confine_calls(&runtime.launcher_filter);
+    if (error < 0)
+        fail(EB_STAGE_LAUNCHER_SECCOMP, -error);
 }
 
 /* ---- inits ---- */
 
+/* The process of a new init; 0 in itself. */
+static pid_t
+fork_init(struct eb_failure *failure)
+{
+    if (runtime.namespaces)
+        return eb_namespaces_fork(&runtime, failure);
+    pid_t pid = fork();
+    return pid < 0 ? -errno : pid;
+}
+
 static void
 spawn_init(const struct eb_control *order, const struct eb_packet *packet)
 {
+    int files = packet->n_fds > 1 ? packet->fds[1] : -1;
     struct eb_init init = {.runtime = &runtime,
                            .sock = packet->n_fds > 0 ? packet->fds[0] : -1,
-                           .workspace = packet->n_fds > 1 ? packet->fds[1] : -1,
+                           .workspace = runtime.namespaces ? -1 : files,
+                           .tree = runtime.namespaces ? files : -1,
                            .uid = order->uid,
                            .launcher = getpid()};
-    int opened = eb_cgroups_open(&runtime.cgroups, order->name, order->cgroup, &init.cgroup);
-    errno = opened < 0 ? -opened : EBADMSG;
-    pid_t pid = order->slot < MAX_SLOTS && packet->n_fds == 2 && opened == 0 ? fork() : -1;
-    int error = errno;
+    struct eb_failure failure = {EB_STAGE_CGROUP, -1};
+    pid_t pid = eb_cgroups_open(&runtime.cgroups, order->name, order->cgroup, &init.cgroup);
+    if (pid == 0) {
+        failure.stage = EB_STAGE_FORK;
+        pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork_init(&failure) : -EBADMSG;
+    }
     if (pid == 0) {
         eb_cgroups_forget(&runtime.cgroups);
         for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
@@ -219,7 +195,9 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
     }
     eb_cgroups_close(&init.cgroup);
     if (pid < 0) {
-        tell(EB_CONTROL_GONE, order->slot, opened < 0 ? EB_STAGE_CGROUP : EB_STAGE_FORK, error);
+        if (runtime.namespaces && init.sock >= 0)
+            eb_init_say_ready(&init, &failure, (int)pid);
+        tell(EB_CONTROL_GONE, order->slot, failure.stage, (int)-pid);
         return;
     }
     slots[order->slot].pid = pid;
@@ -274,7 +252,8 @@ bury(struct slot *slot)
     eb_cgroups_kill(&runtime.cgroups, slot->name);
     kill_orphans();
     eb_cgroups_bury(&runtime.cgroups, slot->name);
-    eb_tree_remove(EB_FD_ROOT, slot->name);
+    if (runtime.root_name[0])
+        eb_tree_remove(EB_FD_ROOT, slot->name);
     tell(EB_CONTROL_GONE, number, EB_STAGE_NONE, 0);
 }
 
@@ -295,7 +274,7 @@ reap(void)
 static bool
 take_order(void)
 {
-    struct eb_control order;
+    struct eb_control order = {0};
     struct eb_packet packet = {.data = &order};
     ssize_t got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EBADMSG)
@@ -303,10 +282,11 @@ take_order(void)
     if (got <= 0)
         return false;
     order.name[EB_NAME_MAX - 1] = 0;
-    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN)
+    /* A slot that is in use is not given away: who asks sees its socket closed. */
+    bool in_use = order.slot < n_slots && slots[order.slot].pid;
+    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN && !in_use)
         spawn_init(&order, &packet);
-    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL &&
-             order.slot < n_slots && slots[order.slot].pid)
+    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL && in_use)
         kill(slots[order.slot].pid, SIGKILL);
     else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
         eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
@@ -370,7 +350,7 @@ end_everything(void)
         ppoll(NULL, 0, &again, &none);
     }
     kill_orphans();
-    eb_tree_remove(EB_FD_PARENT, runtime.root_name);
+    remove_root();
     eb_cgroups_remove(&runtime.cgroups);
 }
 

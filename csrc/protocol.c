@@ -23,11 +23,11 @@ eb_stage_name(unsigned stage)
 }
 
 /* The end of `count` NUL-terminated strings, NULL when they do not fit. */
-static char *
-skip_strings(char *at, const char *end, uint32_t count)
+static const char *
+skip_strings(const char *at, const char *end, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        char *nul = at < end ? memchr(at, 0, (size_t)(end - at)) : NULL;
+        const char *nul = at < end ? memchr(at, 0, (size_t)(end - at)) : NULL;
         if (!nul)
             return NULL;
         at = nul + 1;
@@ -49,11 +49,12 @@ eb_job_decode(const void *header, size_t header_size, void *payload, size_t payl
         return -EBADMSG;
     char *start = payload;
     char *end = start + job->strings;
+    const char *first = skip_strings(start, end, 2);
+    if (!first || skip_strings(first, end, job->argc + job->envc) != end)
+        return -EBADMSG;
     view->executable = start;
     view->cwd = skip_strings(start, end, 1);
-    view->first_string = view->cwd ? skip_strings(start, end, 2) : NULL;
-    if (!view->first_string || skip_strings(start, end, 2 + job->argc + job->envc) != end)
-        return -EBADMSG;
+    view->first_string = start + (first - start);
     view->input = (const unsigned char *)end;
     return 0;
 }
@@ -68,6 +69,24 @@ eb_job_strings(const struct eb_job_view *view, char **argv, char **envp)
     for (uint32_t i = 0; i < view->job.envc; i++, at += strlen(at) + 1)
         envp[i] = at;
     envp[view->job.envc] = NULL;
+}
+
+int
+eb_tree_decode(const void *data, size_t size, struct eb_tree_view *view)
+{
+    const char *start = data;
+    if (size < sizeof view->tree)
+        return -EBADMSG;
+    memcpy(&view->tree, data, sizeof view->tree);
+    size_t n = view->tree.n_mounts, rest = size - sizeof view->tree;
+    if (n > EB_MOUNTS_MAX || n * sizeof *view->mounts > rest ||
+        view->tree.strings != rest - n * sizeof *view->mounts)
+        return -EBADMSG;
+    const void *mounts = start + sizeof view->tree;
+    view->mounts = mounts;
+    view->strings = start + sizeof view->tree + n * sizeof *view->mounts;
+    const char *end = start + size;
+    return skip_strings(view->strings, end, (uint32_t)(2 * n)) == end ? 0 : -EBADMSG;
 }
 
 union control_buffer {

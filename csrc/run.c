@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +67,15 @@ account(struct run *run, pid_t pid, int status, const struct rusage *usage)
     run->ended = eb_now();
 }
 
+/* Where ptrace is allowed, a child of ours can make us its tracer: wait4() then tells of
+ * each stop as well, which is no end of anything.  So we let it go. */
+static void
+let_go(pid_t pid, int status)
+{
+    int signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+    ptrace(PTRACE_DETACH, pid, NULL, (void *)(uintptr_t)signal);
+}
+
 /* Reaps what is dead; false when there is no child left at all. */
 static bool
 reap(struct run *run)
@@ -78,7 +88,10 @@ reap(struct run *run)
             return false;
         if (pid == 0)
             return true;
-        account(run, pid, status, &usage);
+        if (WIFSTOPPED(status))
+            let_go(pid, status);
+        else
+            account(run, pid, status, &usage);
     }
 }
 
@@ -235,7 +248,7 @@ end_tree(struct run *run)
 {
     sigset_t none;
     sigemptyset(&none);
-    while (reap(run)) {
+    while (reap(run) && EB_HAS(TREE_KILL)) {
         const struct timespec again = {.tv_nsec = RETRY_KILL_MS * (long)EB_MS};
         const struct timespec soon = {.tv_nsec = (long)EB_MS};
         if (run->init->scoped) {
@@ -309,6 +322,15 @@ report_end(struct run *run)
     eb_relay_report(run->init->sock, parts, in_fds ? 1 : 3, fds, in_fds ? 2 : 0);
 }
 
+/* In namespaces the kernel itself holds the limit.  -EINVAL: what the host put there
+ * is more already, which is told at the end. */
+static int
+limit_workspace(const struct run *run, uint64_t bytes)
+{
+    int error = run->init->runtime->namespaces ? eb_mounts_limit(run->init, bytes) : 0;
+    return error == -EINVAL ? 0 : error;
+}
+
 static void
 finish(struct run *run)
 {
@@ -319,12 +341,14 @@ finish(struct run *run)
     eb_pipes_close(&run->spawn.pipes);
     eb_relay_finish(&run->relay);
     store_output(run);
-    bool untouched = eb_workspace_is_untouched(run->init->places);
-    eb_meter_finish(&run->meter);
+    bool untouched = eb_workspace_is_untouched(run->init);
+    eb_meter_close(&run->meter);
     settle(run, untouched);
+    if (limit_workspace(run, EB_UNLIMITED) < 0)
+        run->dirty = true;
     eb_workspace_unlock(run->init);
-    if (!untouched && !(run->view->job.flags & EB_JOB_KEEP))
-        run->dirty |= !eb_workspace_clear(run->init->places);
+    if (!untouched && !(run->view->job.flags & EB_JOB_KEEP) && !run->dirty)
+        run->dirty = !eb_workspace_clear(run->init);
     report_end(run);
     eb_workspace_renew(run->init->places);
     eb_cgroup_end(&run->init->cgroup);
@@ -335,7 +359,13 @@ finish(struct run *run)
 static void
 start(struct run *run)
 {
-    run->pid = eb_spawn(&run->spawn);
+    int error = limit_workspace(run, run->view->job.limits.disk);
+    run->pid = error < 0 ? -1 : eb_spawn(&run->spawn);
+    if (error < 0) {
+        run->spawn.pipes = (struct eb_pipes){-1, -1, -1, -1, -1, -1};
+        run->spawn.status->stage = EB_STAGE_WORKSPACE;
+        run->spawn.status->error = -error;
+    }
     run->relay.fed = run->spawn.fed;
     if (run->pid < 0) {
         run->cause = EB_CAUSE_SETUP;
@@ -369,7 +399,7 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
                                 .ruleset_fd = init->ruleset_fd,
                                 .stdin_fd = fds->input,
                                 .gate_fd = fds->gate,
-                                .box_fd = init->places[0],
+                                .box_fd = init->box,
                                 .status = init->status,
                                 .cgroup = &init->cgroup}};
     run.relay = (struct eb_relay){.sock = init->sock,

@@ -1,7 +1,12 @@
 /* runtime.h - what the files of the launcher program share; its messages, with
  * host.c as well.
  *
+ *   layers.h    what a test build can leave out
  *   launcher.c  confines itself, keeps inits, reaps, cleans up
+ *   confine.c   capabilities, limits and calls taken away
+ *   namespaces.c  those of the launcher and of each init
+ *   mounts.c    the files of an init in namespaces
+ *   fixtures.c  those of them that lie in the workspace
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
  *   run.c       one run from its job to its final report: what ends it, and how
  *   limits.c    CPU time, memory and disk against their limits; accounts
@@ -24,6 +29,7 @@
 
 #include "cgroup.h"
 #include "evalbox.h"
+#include "layers.h"
 
 #include <signal.h>
 #include <stdbool.h>
@@ -33,7 +39,7 @@
 
 #define EB_KEEP_ID 0xffffffffU /* uid of a job: stay who you are */
 #define EB_ARGS_MAX 65536      /* argc + envc */
-#define EB_PLACES 3            /* directories of a workspace */
+#define EB_PLACES 4            /* directories of a workspace */
 #define EB_MS 1000000ULL       /* in nanoseconds */
 
 struct eb_filter {
@@ -43,15 +49,40 @@ struct eb_filter {
 
 /* What the launcher was told once and every init inherits. */
 struct eb_runtime {
+    struct eb_filter launcher_filter;
     struct eb_filter child_filter;
-    bool listen;  /* the child filter has a listener, handed to init */
-    bool scoped;  /* Landlock can confine signals (ABI 6) */
+    bool listen;     /* the child filter has a listener, handed to init */
+    bool scoped;     /* Landlock can confine signals (ABI 6) */
+    bool namespaces; /* each init has its own */
+    bool no_groups;  /* they deny setgroups() */
     int abi;
-    int parentfd; /* holds the root directory */
-    int rootfd;
+    int self;        /* pidfd of the launcher */
     char root_name[EB_NAME_MAX];
     struct eb_cgroups cgroups;
+    char uid_map[EB_MAP_MAX];
+    char gid_map[EB_MAP_MAX];
 };
+
+/* How far a set-up came. */
+struct eb_failure {
+    enum eb_stage stage;
+    int64_t item; /* of a tree, -1: none */
+};
+
+/* ---- confine.c: each returns -errno ---- */
+
+void eb_confine_limits(void);
+/* Keeps what runs need; in namespaces of one's own, what those need too. */
+int eb_confine_capabilities(bool namespaces);
+int eb_confine_calls(const struct eb_filter *filter);
+
+/* ---- namespaces.c ---- */
+
+/* The launcher's own; failure says where it went wrong. */
+int eb_namespaces_enter(const struct eb_runtime *runtime, const struct eb_config *config,
+                        struct eb_failure *failure);
+/* fork() into a user, a PID and a mount namespace. */
+pid_t eb_namespaces_fork(const struct eb_runtime *runtime, struct eb_failure *failure);
 
 /* ---- protocol.c ---- */
 
@@ -62,6 +93,13 @@ struct eb_job_view {
     const char *cwd;
     char *first_string; /* argv[0]; argc + envc strings follow each other */
     const unsigned char *input;
+};
+
+/* A decoded tree: the same. */
+struct eb_tree_view {
+    struct eb_tree tree;
+    const struct eb_mount *mounts;
+    const char *strings;
 };
 
 struct eb_packet {
@@ -76,6 +114,7 @@ int eb_job_decode(const void *header, size_t header_size, void *payload, size_t 
                   struct eb_job_view *view);
 /* Fills argv and envp (NULL-terminated, argc + 1 and envc + 1 long). */
 void eb_job_strings(const struct eb_job_view *view, char **argv, char **envp);
+int eb_tree_decode(const void *data, size_t size, struct eb_tree_view *view);
 /* Receives one message; 0 at end of file, -EBADMSG when truncated. */
 ssize_t eb_packet_receive(int sock, struct eb_packet *packet, size_t capacity, int flags);
 /* Sends `parts` and descriptors as one message. */
@@ -124,13 +163,28 @@ int eb_child_main(void *child);
 
 /* ---- init.c ---- */
 
+/* Something in the workspace that every run must find as it was. */
+struct eb_fixture {
+    char *path;
+    dev_t dev;
+    ino_t ino;
+    mode_t mode; /* 0: whatever it is */
+};
+
 struct eb_init {
     const struct eb_runtime *runtime;
     int sock;          /* orders in, reports out */
-    int workspace;     /* directory with box, home and tmp */
+    int tree;          /* memfd with the files it will have, in namespaces; else -1 */
+    int workspace;     /* directory with box, home, tmp and, in namespaces, shm */
     uint32_t uid;      /* owner of the workspace, or EB_KEEP_ID */
     pid_t launcher;
-    int places[EB_PLACES]; /* box, home, tmp */
+    int places[EB_PLACES]; /* box, home, tmp, shm; -1: there is none */
+    int box;           /* as the program sees it: where it starts */
+    char start[256];   /* in namespaces: its path */
+    uint64_t base_inodes; /* of an empty workspace there */
+    struct eb_fixture *fixtures;
+    size_t n_fixtures;
+    bool fixed[EB_PLACES]; /* places that have some, and so cannot be emptied */
     int proc;
     bool scoped;       /* proved: kill(-1) reaches our own tree only */
     uint64_t ruleset_id;
@@ -139,10 +193,29 @@ struct eb_init {
     struct eb_cgroup cgroup;
 };
 _Noreturn void eb_init_main(struct eb_init *init);
+/* Tells the host that an init in namespaces has its files (error 0), or why not. */
+void eb_init_say_ready(const struct eb_init *init, const struct eb_failure *failure, int error);
 /* Set by SIGTERM: end the run, then init itself. */
 extern volatile sig_atomic_t eb_init_terminated;
 /* Dies with the launcher; to be repeated after every change of identity. */
 void eb_init_follow_launcher(const struct eb_init *init);
+
+/* ---- mounts.c ---- */
+
+/* Builds the tree and moves into it; failure says where it went wrong. */
+int eb_mounts_make(struct eb_init *init, const struct eb_tree_view *view,
+                   struct eb_failure *failure);
+/* Limits what the workspace can hold; EB_UNLIMITED: more than there is. */
+int eb_mounts_limit(const struct eb_init *init, uint64_t bytes);
+/* Whether it holds more, an entry counted as 1 KiB and a file as whole pages. */
+bool eb_mounts_hold_more(const struct eb_init *init, uint64_t bytes);
+
+/* ---- fixtures.c ---- */
+
+/* Remembers what lies on the way from the place `top` to `path`, and that itself. */
+int eb_fixtures_note(struct eb_init *init, int place, const char *top, const char *path);
+/* Whether all are there and nothing else is in the workspace. */
+bool eb_fixtures_stand(const struct eb_init *init);
 
 /* ---- run.c ---- */
 
@@ -296,18 +369,18 @@ uint64_t eb_meter_due(const struct eb_meter *meter);
 enum eb_cause eb_meter_memory(const struct eb_meter *meter);
 /* The limit that is passed, or EB_CAUSE_EXIT. */
 enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
-/* No process is left: takes the accounts of the cgroup for those of this run. */
-void eb_meter_finish(struct eb_meter *meter);
-/* The same when no process is left: to the last byte and nanosecond. */
+/* No process is left: to be called once, before settling. */
+void eb_meter_close(struct eb_meter *meter);
+/* The same as a look when no process is left: to the last byte and nanosecond. */
 enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 
 /* ---- workspace.c ---- */
 
-bool eb_workspace_is_untouched(const int places[EB_PLACES]);
+bool eb_workspace_is_untouched(const struct eb_init *init);
 /* A program may have taken the rights away that clearing and collecting need. */
 void eb_workspace_unlock(const struct eb_init *init);
 /* False when something of the run is still there. */
-bool eb_workspace_clear(const int places[EB_PLACES]);
+bool eb_workspace_clear(const struct eb_init *init);
 /* When the last run changed them is nothing that the next one should read. */
 void eb_workspace_renew(const int places[EB_PLACES]);
 

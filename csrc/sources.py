@@ -20,6 +20,10 @@ CORE = ["filter.c", "landlock.c", "protocol.c", "start.c", "host.c", "tree.c"]
 # evalbox/_launcher: the program that confines itself and starts the runs.
 LAUNCHER = [
     "launcher.c",
+    "confine.c",
+    "namespaces.c",
+    "mounts.c",
+    "fixtures.c",
     "init.c",
     "run.c",
     "limits.c",

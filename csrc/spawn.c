@@ -60,7 +60,9 @@ make_stdin(struct eb_spawn *spawn, struct ends *ends)
     }
     if (job->stdin_size == 0) {
         ends->stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        return ends->stdio[0] < 0 ? -errno : 0;
+        if (ends->stdio[0] >= 0 || errno != ENOENT)
+            return ends->stdio[0] < 0 ? -errno : 0;
+        /* In namespaces without the system there is none: a closed pipe is as empty. */
     }
     int error = make_pipe(&spawn->pipes.in, &ends->stdio[0], true, job->uid);
     if (error < 0)
@@ -112,13 +114,17 @@ lowered(int resource, uint64_t value)
     return (struct eb_rlimit){.resource = resource, .value = {wanted, wanted}};
 }
 
-/* Where a cgroup counts, what else the caller's uid runs must not count as well. */
+/* In a user namespace of one's own, init is one of those that are counted.  Where a
+ * cgroup counts, what else the caller's uid runs must not count as well. */
 static uint64_t
-most_of_uid(const struct eb_spawn *spawn)
+counted_processes(const struct eb_spawn *spawn)
 {
-    const struct eb_job *job = &spawn->view->job;
-    bool counted = (spawn->cgroup->kind & EB_CGROUP_PIDS) != 0;
-    return counted && job->uid == EB_KEEP_ID ? EB_UNLIMITED : job->limits.processes;
+    uint64_t processes = spawn->view->job.limits.processes;
+    bool shared = spawn->view->job.uid == EB_KEEP_ID;
+    if (shared && (spawn->cgroup->kind & EB_CGROUP_PIDS))
+        return EB_UNLIMITED;
+    bool with_init = spawn->runtime->namespaces && shared;
+    return processes != EB_UNLIMITED && with_init ? processes + 1 : processes;
 }
 
 static void
@@ -127,7 +133,7 @@ set_limits(struct eb_child *child, const struct eb_spawn *spawn)
     const struct eb_limits *limits = &spawn->view->job.limits;
     child->rlimits[0] = lowered(RLIMIT_DATA, limits->data);
     child->rlimits[1] = lowered(RLIMIT_FSIZE, limits->file_size);
-    child->rlimits[2] = lowered(RLIMIT_NPROC, most_of_uid(spawn));
+    child->rlimits[2] = lowered(RLIMIT_NPROC, counted_processes(spawn));
     child->rlimits[3] = lowered(RLIMIT_STACK, limits->stack);
     child->open_files = lowered(RLIMIT_NOFILE, limits->open_files);
 }

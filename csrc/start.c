@@ -8,9 +8,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIRST = 3, MAX_FDS = 16, ABOVE = 64 };
+enum { FIRST = 3, MAX_FDS = 16 };
 
 /* Two passes: a source may have the number of another one's target. */
 static int
@@ -18,7 +19,7 @@ place_descriptors(const int32_t *fds, uint32_t n_fds)
 {
     int high[MAX_FDS];
     for (uint32_t i = 0; i < n_fds; i++) {
-        high[i] = fcntl(fds[i], F_DUPFD, ABOVE);
+        high[i] = fcntl(fds[i], F_DUPFD, FIRST + (int)n_fds);
         if (high[i] < 0)
             return -errno;
     }
@@ -31,7 +32,9 @@ place_descriptors(const int32_t *fds, uint32_t n_fds)
 int
 eb_launcher_start(const char *path, const int32_t *fds, uint32_t n_fds)
 {
-    char *const argv[] = {(char *)(uintptr_t)path, NULL};
+    /* Not the path: in a PID namespace the program may read /proc/1/cmdline. */
+    char name[] = "evalbox_launcher";
+    char *const argv[] = {name, NULL};
     char *const envp[] = {NULL};
     volatile int error = 0;
     sigset_t all, before;
@@ -50,6 +53,8 @@ eb_launcher_start(const char *path, const int32_t *fds, uint32_t n_fds)
         _exit(127);
     }
     int fork_error = pid < 0 ? -errno : 0;
+    if (pid > 0 && error < 0)
+        waitpid(pid, NULL, 0);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (fork_error < 0)
         return fork_error;

@@ -1,6 +1,6 @@
-/* workspace.c - box, home and tmp, left as the next run must find them.
+/* workspace.c - box, home, tmp and shm, left as the next run must find them.
  *
- * Most runs write nothing: three looks then, and not a walk. */
+ * Most runs write nothing: a few looks then, and not a walk. */
 #include "runtime.h"
 
 #include <dirent.h>
@@ -11,6 +11,8 @@ static bool
 is_empty(int dirfd)
 {
     _Alignas(8) char buffer[512];
+    if (dirfd < 0)
+        return true;
     if (lseek(dirfd, 0, SEEK_SET) < 0)
         return false;
     /* "." and ".." take 24 bytes each. */
@@ -18,9 +20,12 @@ is_empty(int dirfd)
 }
 
 bool
-eb_workspace_is_untouched(const int places[EB_PLACES])
+eb_workspace_is_untouched(const struct eb_init *init)
 {
-    return is_empty(places[0]) && is_empty(places[1]) && is_empty(places[2]);
+    for (int i = 0; i < EB_PLACES; i++)
+        if (!init->fixed[i] && !is_empty(init->places[i]))
+            return false;
+    return init->n_fixtures == 0 || eb_fixtures_stand(init);
 }
 
 void
@@ -36,14 +41,17 @@ eb_workspace_unlock(const struct eb_init *init)
 }
 
 bool
-eb_workspace_clear(const int places[EB_PLACES])
+eb_workspace_clear(const struct eb_init *init)
 {
     bool empty = true;
+    if (!EB_HAS(CLEARING))
+        return true;
     for (int i = 0; i < EB_PLACES; i++) {
-        if (!is_empty(places[i]) && eb_tree_clear(places[i]) < 0)
+        int place = init->fixed[i] ? -1 : init->places[i];
+        if (!is_empty(place) && eb_tree_clear(place) < 0)
             empty = false;
     }
-    return empty;
+    return empty && (init->n_fixtures == 0 || eb_fixtures_stand(init));
 }
 
 void

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     # A type only: at run time nothing is imported upwards.
     from evalbox.output import Output
 
+# What the kernel says where a limit of the caller is in the way.
+_REMEDIES = {
+    (number, os.strerror(number)): remedy
+    for number, remedy in (
+        (errnos.EMFILE, "a higher RLIMIT_NOFILE (ulimit -n)"),
+        (errnos.EAGAIN, "a higher RLIMIT_NPROC (ulimit -u)"),
+    )
+}
 _LAST_LINES = 10
 _LAST_BYTES = 2000
 
@@ -101,7 +109,9 @@ class SetupError(EvalboxError, OSError):
 
     def __str__(self) -> str:
         name = errnos.errorcode.get(self.errno or 0, str(self.errno))
-        return f"cannot start the sandbox at stage {self.stage}: {self.strerror} ({name})"
+        told = f"cannot start the sandbox at stage {self.stage}: {self.strerror} ({name})"
+        remedy = _REMEDIES.get((self.errno or 0, self.strerror or ""))
+        return f"{told}; remedy: {remedy}" if remedy else told
 
 
 class ProgramFailed(EvalboxError):  # noqa: N818  # reads as what happened
@@ -126,4 +136,11 @@ class InternalError(EvalboxError):
 
 def _last_lines(data: bytes) -> str:
     lines = data[-_LAST_BYTES:].decode("utf-8", "replace").splitlines()
-    return "\n".join(lines[-_LAST_LINES:])
+    return "\n".join(map(_escaped, lines[-_LAST_LINES:]))
+
+
+def _escaped(line: str) -> str:
+    """Without codes for the terminal: a traceback ends up on one, or in a log."""
+    return "".join(
+        char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line
+    )

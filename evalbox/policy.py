@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from evalbox import _syscall_table
 from evalbox._values import (
@@ -111,6 +111,21 @@ class Network:
         return cls(json_fields(data, "network", ("mode",)).get("mode", "none"))
 
 
+# What the default allows and `Syscalls.compute` does not.
+_NOT_FOR_COMPUTING: Final = frozenset(
+    (
+        *("clone", "fork", "vfork", "wait4", "waitid", "setpgid", "setsid", "getpgid", "times"),
+        *("getresuid", "getresgid", "setuid", "setgid", "setresuid", "setresgid", "tkill"),
+        *("rename", "renameat", "renameat2", "rmdir", "link", "linkat", "symlink", "symlinkat"),
+        *("unlink", "unlinkat", "mkdir", "mkdirat", "mknodat", "creat", "truncate", "utimensat"),
+        *("chmod", "fchmod", "fchmodat", "chdir", "fchdir", "umask", "statfs", "fstatfs"),
+        *("flock", "fsync", "fdatasync", "fallocate", "sendfile", "socketpair", "shutdown"),
+        *("sendto", "recvfrom", "sendmsg", "recvmsg", "getsockname", "getsockopt", "setsockopt"),
+        *("setpriority", "getpriority", "personality", "sched_setaffinity"),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Syscalls:
     """Changes to the default rules for system calls.
@@ -131,6 +146,16 @@ class Syscalls:
         if "execve" in denied:
             raise PlanError("execve cannot be denied: the program itself is started with it")
         store(self, allowed=allowed, denied=denied)
+
+    @classmethod
+    def compute(cls) -> Syscalls:
+        """For a program that reads, computes and writes: fewer than 100 system calls.
+
+        It starts no process and no thread, changes no files but those that it opens
+        for writing, and uses no socketpair. A shell, make or numpy does not get far with
+        it; a compiled program or a plain Python script that solves a task does.
+        """
+        return cls(denied=_NOT_FOR_COMPUTING)
 
     def allow(self, *names: str) -> Syscalls:
         """The same rules with these system calls allowed."""

@@ -22,6 +22,8 @@ import proc
 from evalbox import Policy, Syscalls
 from probe import Attack, allowed, control, denied, inside, open_directory, witness
 
+pytestmark = pytest.mark.usefixtures("tier")
+
 READS = (
     Attack("F1 read", "opened(f'{D}/secret')"),
     Attack("F1 list", "os.listdir(D)"),

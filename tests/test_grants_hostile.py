@@ -220,10 +220,10 @@ def test_a_plans_file_does_not_choose_who_a_run_is() -> None:
         with pytest.raises(SetupError):
             of_file(f"#!{tool}\n")
         found = of_file("#!/bin/sh\n")
-        assert identity_for(Policy(), found, mine).kind == "own"
+        assert identity_for(Policy(), found, mine, "process").kind == "own"
         # Control: in a directory of the author's PATH it does count.
         chosen = of_file("#!/usr/bin/env tool\n", str(tool.parent))
-        assert identity_for(Policy(), chosen, mine).kind == "caller"
+        assert identity_for(Policy(), chosen, mine, "process").kind == "caller"
     finally:
         shutil.rmtree(folder)
 
@@ -533,7 +533,7 @@ def test_a_tree_that_changes_meanwhile_is_passed_over(
     closed = identities._closed_below(str(proj), 4)
     assert closed in ("", str(proj / "data"))
     root = identities._Who(os.geteuid(), frozenset())
-    assert identities._closed(f"{proj}/data/below/x", 4, root) in ("", str(proj / "data"))
+    assert identities._closed(f"{proj}/data/below/x", 4, root, root) in ("", str(proj / "data"))
 
 
 def test_what_stays_is_still_looked_at(proj: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import itertools
 import json
 import os
@@ -11,25 +12,31 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from evalbox._host import Host, facts, host
 from evalbox._host.cgroups import NO_CGROUPS
-from evalbox._host.properties import NOT_POSSIBLE, TABLE, Situation, enforcement, held, situation
-from evalbox.compile.identity import Caller, Identity
-from evalbox.errors import UnsupportedError
+from evalbox._host.namespaces import Namespaces
+from evalbox._host.properties import TABLE, Situation, enforcement, held, situation
+from evalbox.compile.identity import Caller, Identity, Tier
+from evalbox.errors import SetupError, UnsupportedError
 from evalbox.limits import Limits
 from evalbox.output import LEVELS
 from evalbox.policy import ALL, CORE, PROPERTIES, Network, Policy, Syscalls
 
+# The module: the package has a function of the same name.
+spaces = importlib.import_module("evalbox._host.namespaces")
+TIERS: tuple[Tier, ...] = get_args(Tier)
 OWN = Identity("own")
 CALLER = Identity("caller", "write=/data")
 USER = Identity("user", "started by uid 1000")
 NO_LIMITS = Limits(
     wall_time=None, cpu_time=None, memory=None, processes=None, output=None, disk=None
 )
-# A kernel with everything, and root.
+NO_NAMESPACES = Namespaces("user.max_user_namespaces is 0", "sysctl -w user.max_user_namespaces=9")
+# A kernel with everything, and root; namespaces are forbidden.
 FULL = Host(
     kernel="7.2",
     machine="x86_64",
@@ -39,8 +46,8 @@ FULL = Host(
     proc=True,
     caller=Caller(0, 0, frozenset(), own_uids=True),
     uids=facts.UID_RANGES[0],
-    places=(),
-    user_namespaces="",
+    places=(facts.Place("/tmp", tmpfs=False, free=1 << 40),),
+    namespaces=NO_NAMESPACES,
     cgroups=NO_CGROUPS,
 )
 
@@ -66,8 +73,9 @@ def test_every_property_has_rows_and_the_last_one_always_answers() -> None:
     assert set(TABLE) == set(PROPERTIES)
     kinds = (OWN, CALLER, USER)
     for abi, seccomp, identity in itertools.product(range(12), (True, False), kinds):
-        at = Situation(abi, seccomp, identity, frozenset(), frozenset())
-        assert tuple(enforcement(at)) == PROPERTIES
+        for tier in TIERS:
+            at = Situation(abi, seccomp, tier, identity, frozenset(), frozenset())
+            assert tuple(enforcement(at)) == PROPERTIES
 
 
 def test_what_is_not_enforced_has_a_reason_and_a_remedy_and_the_rest_has_none() -> None:
@@ -77,7 +85,7 @@ def test_what_is_not_enforced_has_a_reason_and_a_remedy_and_the_rest_has_none() 
             assert bool(row.reason) == (row.level != "enforced"), name
             assert bool(row.mechanism) == (row.level != "none"), name
     for identity in (OWN, CALLER, USER):
-        at = situation(7, True, Policy(), Limits(), identity)
+        at = situation(7, True, "process", Policy(), Limits(), identity)
         assert all(item.remedy for item in held(at).values())
 
 
@@ -192,9 +200,9 @@ def test_what_is_required_and_enforced_is_reported() -> None:
     ("name", "remedy"),
     [
         ("memory", NO_CGROUPS.remedy),
-        ("disk", NOT_POSSIBLE),
-        ("fs_metadata", NOT_POSSIBLE),
-        ("proc_view", NOT_POSSIBLE),
+        ("disk", NO_NAMESPACES.remedy),
+        ("fs_metadata", NO_NAMESPACES.remedy),
+        ("proc_view", NO_NAMESPACES.remedy),
     ],
 )
 def test_a_required_property_that_is_partial_is_refused(name: str, remedy: str) -> None:
@@ -203,6 +211,20 @@ def test_a_required_property_that_is_partial_is_refused(name: str, remedy: str) 
     assert caught.value.property == name
     assert caught.value.reason
     assert caught.value.remedy == remedy
+
+
+def test_a_remedy_of_its_own_stands_beside_that_for_namespaces() -> None:
+    user = replace(FULL, caller=Caller(1000, 1000, frozenset(), own_uids=False))
+    remedy = user.held(Policy(), Limits(), USER)["processes"].remedy
+    assert NO_NAMESPACES.remedy in remedy
+    assert "run as root" in remedy
+
+
+def test_namespaces_that_a_policy_does_not_want_are_the_remedy() -> None:
+    able = replace(FULL, namespaces=Namespaces())
+    found = able.held(Policy(isolation="process"), Limits(), OWN)
+    assert "isolation='namespace'" in found["disk"].remedy
+    assert able.held(Policy(), Limits(), OWN)["disk"].enforcement.level == "enforced"
 
 
 def test_a_required_property_that_the_kernel_lacks_names_the_kernel_that_has_it() -> None:
@@ -263,13 +285,32 @@ def test_a_host_is_ok_when_the_default_policy_is_held_in_full() -> None:
     assert not with_abi(5).ok
     assert not replace(FULL, seccomp=False).ok
     assert not replace(FULL, machine="riscv64").ok
+    assert not replace(FULL, proc=False).ok
+
+
+def test_a_host_without_a_directory_for_workspaces_is_ok_only_with_namespaces() -> None:
+    closed = facts.Place("/tmp", tmpfs=False, free=0, why_not="not writable")
+    found = replace(FULL, places=(closed,))
+    assert not found.ok
+    (told,) = [item for item in found.missing if item.thing == "workspace"]
+    assert "/tmp: not writable" in told.reason
+    assert "TMPDIR" in told.remedy
+    able = replace(found, namespaces=Namespaces())
+    assert able.ok
+    assert "workspace" not in {item.thing for item in able.missing}
 
 
 def test_whatever_is_missing_comes_with_a_remedy() -> None:
-    for missing in with_abi(0).missing:
-        assert missing.thing in ALL
-        assert missing.reason
-        assert missing.remedy
+    bare = replace(with_abi(0), proc=False, notification=False, places=())
+    found = bare.missing
+    assert {item.thing for item in found} - ALL == {
+        "anything",
+        "isolation",
+        "on_denied",
+        "workspace",
+    }
+    assert all(item.reason and item.remedy for item in found)
+    assert len({item.thing for item in found}) == len(found)
 
 
 def test_a_report_is_json() -> None:
@@ -333,6 +374,103 @@ def test_a_place_that_others_cannot_enter_is_put_last(
     monkeypatch.setattr(facts, "_PLACES", ("/nonexistent", str(tmp_path / "file")))
     (found,) = facts.places()
     assert found.why_not
+
+
+def test_a_small_tmpfs_is_taken_only_where_there_is_nothing_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, disk = tmp_path / "small", tmp_path / "disk"
+    for folder in (tmp_path, small, disk):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+    monkeypatch.setattr(facts, "_temporary", lambda: [str(disk)])
+    monkeypatch.setattr(facts, "_PLACES", (str(small), "/nonexistent"))
+    monkeypatch.setattr(facts, "_ROOM", 1 << 62)
+    monkeypatch.setattr(facts, "_filesystem", lambda p: "tmpfs" if p == str(small) else "ext4")
+    assert [place.path for place in facts.places()] == [str(disk), str(small)]
+    monkeypatch.setattr(facts, "_ROOM", 0)
+    assert [place.path for place in facts.places()] == [str(small), str(disk)]
+
+
+def test_a_host_without_any_temporary_directory_can_be_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(facts.tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(facts, "_PLACES", ("/nonexistent",))
+    assert facts.places() == []
+
+
+# ---- namespaces ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "target", "error", "reason", "remedy"),
+    [
+        ("user_namespace", "", errno.EPERM, "are forbidden", "seccomp=unconfined"),
+        ("user_namespace", "", errno.ENOSPC, "max_user_namespaces", "user.max_user_namespaces="),
+        ("fork", "", errno.EUSERS, "max_user_namespaces", "user.max_user_namespaces="),
+        ("namespaces", "", errno.EPERM, "not be used", "apparmor=unconfined"),
+        ("id_map", "", errno.EROFS, "read-only", "mount -o remount,rw /proc"),
+        ("id_map", "", errno.EPERM, "CAP_SETFCAP", "--cap-add SETFCAP"),
+        ("mount", "/proc", errno.EPERM, "masked", "systempaths=unconfined"),
+        ("mount", "/usr", errno.EPERM, "not be used", "apparmor=unconfined"),
+        ("pivot_root", "", errno.EINVAL, "initramfs", "switch_root"),
+        ("start", "", errno.ECHILD, "not be used", "seccomp=unconfined"),
+    ],
+)
+def test_why_there_are_no_namespaces_depends_on_what_failed(
+    stage: str, target: str, error: int, reason: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "_setting", lambda _: "")
+    told = spaces._meaning(spaces._Failure(stage, error, target), 0)
+    assert reason in told[0]
+    assert remedy in told[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("kernel/unprivileged_userns_clone", "0"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ],
+)
+def test_what_forbids_namespaces_to_users_is_not_blamed_for_roots(
+    setting: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "_setting", lambda name: value if name == setting else "")
+    denied = spaces._Failure("user_namespace", errno.EPERM)
+    name = setting.replace("/", ".")
+    assert name in spaces._meaning(denied, 1000)[0]
+    assert f"sysctl -w {name}" in spaces._meaning(denied, 1000)[1]
+    assert name not in " ".join(spaces._meaning(denied, 0))
+    # Nor where something else is the cause.
+    for other in (
+        spaces._Failure("mount", errno.EPERM, "/proc"),
+        spaces._Failure("id_map", errno.EROFS),
+    ):
+        assert name not in " ".join(spaces._meaning(other, 1000))
+
+
+def test_a_container_is_not_taken_for_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "_setting", lambda _: "1")
+    denied = spaces._Failure("user_namespace", errno.EPERM)
+    for sign, is_inside in ((tmp_path, True), (tmp_path / "none", False)):
+        monkeypatch.setattr(spaces, "_CONTAINER_SIGNS", (sign,))
+        assert ("docker run" in spaces._meaning(denied, 1000)[1]) == is_inside
+
+
+def test_a_shortage_says_nothing_about_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(spaces, "_try", short)
+    with pytest.raises(SetupError, match="RLIMIT_NOFILE"):
+        spaces.namespaces(facts.caller(), facts.uids())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def tree() -> Iterator[Path]:
 
 
 def decide(policy: Policy, program: Program = NOTHING, caller: Caller = ROOT) -> Identity:
-    return identity_for(policy, program, caller)
+    return identity_for(policy, program, caller, "process")
 
 
 def test_an_ordinary_user_stays_who_it_is() -> None:

@@ -66,6 +66,9 @@ def test_messages_name_operation_and_remedy() -> None:
     )
     assert "landlock" in str(SetupError("landlock", errno.EPERM))
     assert "EPERM" in str(SetupError("landlock", errno.EPERM))
+    assert "RLIMIT_NOFILE" in str(SetupError("slot", errno.EMFILE))
+    assert "RLIMIT_NPROC" in str(SetupError("fork", errno.EAGAIN))
+    assert "remedy" not in str(SetupError("identity", errno.EAGAIN, "no uid is free for a run"))
     assert str(CommandNotFound("nope")) == "nope: not found in the plan's PATH"
     assert str(ProgramFailed(FAILED)).endswith("\nboom")
 

@@ -738,6 +738,23 @@ def test_a_lock_file_that_somebody_else_prepared_is_not_used(
 
 
 @pytest.mark.root
+def test_where_nothing_can_be_written_the_lock_file_is_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uids, "_FOLDERS", (str(folder / "none"), "/proc/self/nowhere"))
+    monkeypatch.delenv("TMPDIR", raising=False)
+    owner = UidLocks(UIDS)
+    assert "memfd:evalbox.uids" in os.readlink(f"/proc/self/fd/{owner.fd}")
+    first, second = owner.take(), owner.take()
+    assert first != second
+    owner.close()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    owner = UidLocks(UIDS)
+    assert os.readlink(f"/proc/self/fd/{owner.fd}") == str(folder / "evalbox.uids")
+    owner.close()
+
+
+@pytest.mark.root
 def test_the_uids_of_live_runs_differ() -> None:
     plan = Plan(["id", "-u"])
     with Executor() as one, Executor() as two:

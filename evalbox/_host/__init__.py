@@ -7,6 +7,7 @@ host().missing                                 what is not held by default, and 
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from dataclasses import dataclass, replace
@@ -15,10 +16,18 @@ from typing import Any
 
 from evalbox._host import facts
 from evalbox._host.cgroups import NO_CGROUPS, Cgroups, find
-from evalbox._host.properties import Held, Situation, enforcement, held, situation
+from evalbox._host.namespaces import Namespaces, namespaces
+from evalbox._host.properties import (
+    NOT_POSSIBLE,
+    Held,
+    Situation,
+    enforcement,
+    held,
+    situation,
+)
 from evalbox._values import FrozenMap
-from evalbox.compile.identity import Caller, Identity, identity_for
-from evalbox.errors import UnsupportedError
+from evalbox.compile.identity import Caller, Identity, Tier, identity_for
+from evalbox.errors import SetupError, UnsupportedError
 from evalbox.limits import Limits
 from evalbox.output import Enforcement
 from evalbox.policy import CORE, PROPERTIES, Policy
@@ -36,7 +45,8 @@ class Missing:
     """Something that this host does not enforce.
 
     Attributes:
-        thing: a property, or "on_denied" for its value "kill".
+        thing: a property; "isolation" for namespaces, "on_denied" for its value "kill",
+            "workspace" for a directory to have them in, "anything" for what all runs need.
         reason: what is in the way.
         remedy: the command, setting or field that would bring it.
     """
@@ -60,7 +70,7 @@ class Host:
         caller: who starts the runs.
         uids: the range from which root gives each run its own; None without one.
         places: directories for workspaces, the best first.
-        user_namespaces: why an ordinary user gets none; empty when nothing forbids it.
+        namespaces: whether runs can have their own (tried with a real one).
         cgroups: those that may be made for runs.
     """
 
@@ -73,8 +83,22 @@ class Host:
     caller: Caller
     uids: range | None
     places: tuple[facts.Place, ...]
-    user_namespaces: str
+    namespaces: Namespaces
     cgroups: Cgroups
+
+    def tier(self, policy: Policy) -> Tier:
+        """How a run under this policy is isolated.
+
+        Raises:
+            UnsupportedError: it asks for namespaces, and there are none.
+        """
+        if policy.isolation == "process":
+            return "process"
+        if not self.namespaces.why_not:
+            return "namespace"
+        if policy.isolation == "namespace":
+            raise UnsupportedError("isolation", self.namespaces.why_not, self.namespaces.remedy)
+        return "process"
 
     def identity(self, policy: Policy, program: Program) -> Identity:
         """Who a run of this program under this policy will be.
@@ -82,13 +106,13 @@ class Host:
         Raises:
             PlanError: what the policy grants cannot be reached at all.
         """
-        return identity_for(policy, program, self.caller)
+        return identity_for(policy, program, self.caller, self.tier(policy))
 
     def enforcement(
         self, policy: Policy, limits: Limits, identity: Identity
     ) -> FrozenMap[Enforcement]:
         """How each property of `evalbox.ALL` will be held."""
-        return enforcement(self.situation(policy, limits, identity))
+        return enforcement(self._situation(policy, limits, identity))
 
     def without_cgroups(self, reason: str) -> Host:
         """This host when none could be made after all."""
@@ -101,40 +125,59 @@ class Host:
             UnsupportedError: a required property cannot be enforced.
         """
         self.check_features(policy)
-        found = self._held(policy, limits, identity)
+        found = self.held(policy, limits, identity)
         for name in PROPERTIES:
             if name in policy.require and found[name].enforcement.level != "enforced":
                 raise UnsupportedError(name, found[name].enforcement.reason, found[name].remedy)
         return self.enforcement(policy, limits, identity)
 
     def check_features(self, policy: Policy) -> None:
-        if self.machine not in MACHINES:
-            raise UnsupportedError(
-                "anything", f"the machine is {self.machine}", " or ".join(MACHINES)
-            )
+        for lacking in self.obstacles:
+            raise UnsupportedError(lacking.thing, lacking.reason, lacking.remedy)
         if policy.isolation == "namespace":
-            raise UnsupportedError(
-                "isolation", "this version has no namespace tier", "isolation='process' or 'auto'"
-            )
+            self.tier(policy)
         if policy.on_denied == "kill" and not self.notification:
             raise UnsupportedError("on_denied", *_NO_NOTIFICATION)
-        # Without these nothing can be confined, whatever a policy requires.
-        if not self.proc:
-            raise UnsupportedError("anything", "/proc is not mounted", "mount -t proc proc /proc")
-        if not self.seccomp:
-            raise UnsupportedError(
-                "prlimit", "seccomp filters cannot be installed", "CONFIG_SECCOMP_FILTER=y"
-            )
-        if not self.landlock.abi:
-            reason = f"Landlock is not available (errno {self.landlock.error})"
-            raise UnsupportedError("fs_read", reason, facts.landlock_remedy(self.landlock))
 
-    def _held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
-        return held(self.situation(policy, limits, identity))
+    @property
+    def obstacles(self) -> tuple[Missing, ...]:
+        """Without these nothing can be confined, whatever a policy requires."""
+        no_landlock = f"Landlock is not available (errno {self.landlock.error})"
+        wanted = (
+            (self.machine in MACHINES, "anything", f"the machine is {self.machine}", _MACHINES),
+            (self.proc, "anything", "/proc is not mounted", "mount -t proc proc /proc"),
+            (
+                self.seccomp,
+                "prlimit",
+                "seccomp filters cannot be installed",
+                "CONFIG_SECCOMP_FILTER=y",
+            ),
+            (self.landlock.abi, "fs_read", no_landlock, facts.landlock_remedy(self.landlock)),
+        )
+        return tuple(Missing(*told) for is_there, *told in wanted if not is_there)
 
-    def situation(self, policy: Policy, limits: Limits, identity: Identity) -> Situation:
+    def held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
+        """The same with what would hold each better."""
+        at = self._situation(policy, limits, identity)
+        found = held(at)
+        if at.tier == "namespace":
+            return found
+        # The same run in namespaces: what it would have more is worth a remedy.
+        better = held(replace(at, tier="namespace"))
+        more = self.namespaces.remedy or "isolation='namespace' or 'auto'"
+        return FrozenMap(
+            {
+                name: replace(item, remedy=_either(more, item.remedy))
+                if better[name].enforcement.level == "enforced" != item.enforcement.level
+                else item
+                for name, item in found.items()
+            }
+        )
+
+    def _situation(self, policy: Policy, limits: Limits, identity: Identity) -> Situation:
+        tier = self.tier(policy)
         return situation(
-            self.landlock.abi, self.seccomp, policy, limits, identity, cgroups=self.cgroups
+            self.landlock.abi, self.seccomp, tier, policy, limits, identity, cgroups=self.cgroups
         )
 
     @property
@@ -146,21 +189,42 @@ class Host:
     @property
     def missing(self) -> tuple[Missing, ...]:
         """What a default run does not have as "enforced", and what would bring it."""
-        found = self._held(_DEFAULT_POLICY, _DEFAULT_LIMITS, self.default_identity)
+        found = self.held(_DEFAULT_POLICY, _DEFAULT_LIMITS, self.default_identity)
         lacking = [
             Missing(name, item.enforcement.reason, item.remedy)
             for name, item in found.items()
             if item.enforcement.level != "enforced"
         ]
+        named = {item.thing for item in lacking}
+        lacking += [item for item in self.obstacles if item.thing not in named]
+        if self.namespaces.why_not:
+            lacking.append(Missing("isolation", self.namespaces.why_not, self.namespaces.remedy))
         if not self.notification:
             lacking.append(Missing("on_denied", *_NO_NOTIFICATION))
+        if self._needs_directory and not self.workspaces:
+            lacking.append(Missing("workspace", self.no_workspace, _NO_WORKSPACE))
         return tuple(lacking)
+
+    @property
+    def workspaces(self) -> list[str]:
+        """Directories that can hold workspaces, the best first; runs in namespaces need none."""
+        return [place.path for place in self.places if not place.why_not]
+
+    @property
+    def no_workspace(self) -> str:
+        """What is wrong with each directory that was looked at."""
+        found = "; ".join(f"{place.path}: {place.why_not}" for place in self.places)
+        return f"no directory for workspaces ({found})"
+
+    @property
+    def _needs_directory(self) -> bool:
+        return self.tier(_DEFAULT_POLICY) == "process"
 
     @property
     def ok(self) -> bool:
         """Whether the default policy is enforced in full."""
-        lacking = CORE & {item.thing for item in self.missing}
-        return not lacking and self.proc and self.machine in MACHINES
+        lacking = (CORE | {"workspace"}) & {item.thing for item in self.missing}
+        return not lacking and not self.obstacles
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON-safe values."""
@@ -174,8 +238,8 @@ class Host:
             "notification": self.notification,
             "uid": self.caller.uid,
             "own_uids": self.caller.own_uids,
-            "workspaces": [place.path for place in self.places if not place.why_not],
-            "user_namespaces": not self.user_namespaces,
+            "workspaces": self.workspaces,
+            "namespaces": not self.namespaces.why_not,
             "cgroups": self.cgroups.to_dict(),
             "enforcement": {name: item.to_dict() for name, item in report.items()},
             "missing": [
@@ -185,15 +249,35 @@ class Host:
         }
 
 
+_MACHINES = " or ".join(MACHINES)
+_NO_WORKSPACE = "set TMPDIR to a directory that can be written and is not mounted noexec"
 _NO_NOTIFICATION = (
     "the kernel does not tell who made a denied call (SECCOMP_RET_USER_NOTIF)",
     "Linux 5.0 or newer; or on_denied='errno'",
 )
 
 
+def _either(more: str, remedy: str) -> str:
+    return more if remedy == NOT_POSSIBLE else f"{more}; or {remedy}"
+
+
 @cache
 def host() -> Host:
-    """This host; looked at once per process."""
+    """This host; looked at once per process.
+
+    Raises:
+        SetupError: it cannot be looked at just now.
+    """
+    try:
+        return _looked_at()
+    except OSError as error:
+        if isinstance(error, SetupError):
+            raise
+        raise SetupError("host", error.errno or errno.EIO, error.strerror) from error
+
+
+def _looked_at() -> Host:
+    who, uids = facts.caller(), facts.uids()
     return Host(
         kernel=platform.release(),
         machine=platform.machine(),
@@ -201,9 +285,9 @@ def host() -> Host:
         seccomp=facts.seccomp_filter(),
         notification=facts.seccomp_notification(),
         proc=os.path.exists("/proc/self/fd"),
-        caller=facts.caller(),
-        uids=facts.uids(),
+        caller=who,
+        uids=uids,
         places=tuple(facts.places()),
-        user_namespaces=facts.user_namespaces(),
+        namespaces=namespaces(who, uids),
         cgroups=find(),
     )

@@ -61,6 +61,11 @@ class Place:
     free: int
     why_not: str = ""
 
+    @property
+    def is_small(self) -> bool:
+        """Taken only where there is nothing better."""
+        return self.tmpfs and self.free < _ROOM
+
 
 def landlock() -> Landlock:
     libc = ctypes.CDLL(None, use_errno=True)
@@ -124,6 +129,8 @@ def caller() -> Caller:
     uid, gid, groups = os.geteuid(), os.getegid(), frozenset(os.getgroups())
     if uid != 0:
         return Caller(uid, gid, groups, False, "not root")
+    if not os.path.exists("/proc/self/status"):
+        return Caller(uid, gid, groups, False, "/proc, which tells what root may, is not mounted")
     if missing := _missing_capabilities():
         return Caller(uid, gid, groups, False, f"root lacks {', '.join(missing)}")
     if uids() is None:
@@ -137,26 +144,31 @@ def caller() -> Caller:
 
 def places() -> list[Place]:
     """Where workspaces could be, the best first; those with `why_not` last."""
-    names = dict.fromkeys((_PLACES[0], tempfile.gettempdir(), *_PLACES[1:]))
+    names = dict.fromkeys((_PLACES[0], *_temporary(), *_PLACES[1:]))
     found = [_place(name) for name in names if os.path.isdir(name)]
-    return sorted(found, key=lambda place: (bool(place.why_not), not place.tmpfs))
+    return sorted(found, key=lambda place: (bool(place.why_not), place.is_small, not place.tmpfs))
+
+
+def _temporary() -> list[str]:
+    """Python's choice, TMPDIR first; none where it finds no directory that it can write."""
+    try:
+        return [tempfile.gettempdir()]
+    except FileNotFoundError:
+        return []
 
 
 def _place(path: str) -> Place:
     real = os.path.realpath(path)
     room = os.statvfs(real)
     free = room.f_bavail * room.f_frsize
-    tmpfs = _filesystem(real) == "tmpfs"
-    return Place(real, tmpfs, free, _fault(real, room, tmpfs and free < _ROOM))
+    return Place(real, _filesystem(real) == "tmpfs", free, _fault(real, room))
 
 
-def _fault(path: str, room: os.statvfs_result, is_small: bool) -> str:
+def _fault(path: str, room: os.statvfs_result) -> str:
     if not os.access(path, os.W_OK | os.X_OK):
         return "not writable"
     if room.f_flag & os.ST_NOEXEC:
         return "mounted noexec"
-    if is_small:
-        return f"less than {_ROOM >> 20} MiB free in memory"
     # A uid of its own must get through; a directory of root's alone is closed to it.
     closed = [p for p in (path, *map(str, Path(path).parents)) if not os.stat(p).st_mode & 1]
     if os.geteuid() == 0 and closed:
@@ -179,25 +191,6 @@ def _filesystem(path: str) -> str:
         if inside and len(point) >= best:
             best, kind = len(point), after.split()[0]
     return kind
-
-
-# ---- what is only told -------------------------------------------------------
-
-
-def user_namespaces() -> str:
-    """Why an ordinary user cannot make a user namespace; "" when nothing forbids it."""
-    for path, forbidding in (
-        ("/proc/sys/user/max_user_namespaces", "0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
-    ):
-        try:
-            value = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if value == forbidding:
-            return f"{path} is {value}"
-    return "" if os.path.exists("/proc/self/ns/user") else "the kernel has none"
 
 
 def landlock_remedy(found: Landlock) -> str:

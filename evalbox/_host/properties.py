@@ -1,4 +1,4 @@
-"""How each property is held in the process tier: the table behind every report.
+"""How each property is held: the table behind every report.
 
 A property has rows, tried in order; the first whose condition is true says how it
 is held. A condition knows only the Situation, so the same table answers for a
@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from evalbox._host.cgroups import CPU, KILL, MEMORY, NO_CGROUPS, PIDS, Cgroups
 from evalbox._values import FrozenMap
-from evalbox.compile.identity import Identity
+from evalbox.compile.identity import Identity, Tier
 from evalbox.compile.syscalls import unfiltered
 from evalbox.limits import Limits
 from evalbox.output import Enforcement, Level
@@ -28,17 +28,21 @@ class Situation:
     Attributes:
         abi: of Landlock, 0 without it.
         seccomp: whether filters can be installed.
+        tier: whether the run has namespaces of its own.
         identity: who the run is.
         granted: properties that the policy itself gives up.
         unlimited: properties whose limit is None.
+        host_network: whether the policy grants the network of the host.
         cgroups: those that a run gets.
     """
 
     abi: int
     seccomp: bool
+    tier: Tier
     identity: Identity
     granted: frozenset[str]
     unlimited: frozenset[str]
+    host_network: bool = False
     cgroups: Cgroups = NO_CGROUPS
 
 
@@ -64,6 +68,7 @@ class Held:
 def situation(
     abi: int,
     seccomp: bool,
+    tier: Tier,
     policy: Policy,
     limits: Limits,
     identity: Identity,
@@ -72,7 +77,8 @@ def situation(
 ) -> Situation:
     unlimited = frozenset(name for name in _LIMITED if getattr(limits, name) is None)
     granted = unfiltered(policy) | _shown(policy)
-    return Situation(abi, seccomp, identity, granted, unlimited, cgroups)
+    host_network = policy.network.mode == "host"
+    return Situation(abi, seccomp, tier, identity, granted, unlimited, host_network, cgroups)
 
 
 def _shown(policy: Policy) -> frozenset[str]:
@@ -95,6 +101,18 @@ def _always(_: Situation) -> bool:
 
 def _no_seccomp(at: Situation) -> bool:
     return not at.seccomp
+
+
+def _namespaces(at: Situation) -> bool:
+    return at.tier == "namespace"
+
+
+def _shares_network(at: Situation) -> bool:
+    return _namespaces(at) and at.host_network
+
+
+def _has_own_count(at: Situation) -> bool:
+    return _namespaces(at) and at.identity.kind == "user"
 
 
 def _abi(least: int) -> Callable[[Situation], bool]:
@@ -128,8 +146,13 @@ _NO_FILTER = Row(
 _WATCH = "looked at every 10 ms at the closest, so it can be passed for that long"
 
 TABLE: dict[str, tuple[Row, ...]] = {
-    "fs_read": (Row(_abi(1), "enforced", "Landlock"), _NO_LANDLOCK),
+    "fs_read": (
+        Row(_namespaces, "enforced", "mount namespace, Landlock"),
+        Row(_abi(1), "enforced", "Landlock"),
+        _NO_LANDLOCK,
+    ),
     "fs_write": (
+        Row(_namespaces, "enforced", "mount namespace, Landlock"),
         Row(_abi(3), "enforced", "Landlock"),
         Row(
             _abi(1),
@@ -141,6 +164,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         _NO_LANDLOCK,
     ),
     "fs_metadata": (
+        Row(_namespaces, "enforced", "mount namespace"),
         Row(
             _is("own"),
             "partial",
@@ -164,6 +188,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "signals": (
+        Row(_namespaces, "enforced", "PID namespace"),
         Row(_abi(6), "enforced", "Landlock scope"),
         Row(_is("own"), "enforced", "own uid"),
         Row(
@@ -174,7 +199,11 @@ TABLE: dict[str, tuple[Row, ...]] = {
             f"Linux 6.12 or newer; or {_ROOT}",
         ),
     ),
-    "ptrace": (Row(_abi(1), "enforced", "Landlock domain, seccomp"), _NO_LANDLOCK),
+    "ptrace": (
+        Row(_namespaces, "enforced", "PID namespace, Landlock domain, seccomp"),
+        Row(_abi(1), "enforced", "Landlock domain, seccomp"),
+        _NO_LANDLOCK,
+    ),
     "prlimit": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     # With the network of the host, too: a socket of this family is refused either way.
     "unix_path": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
@@ -187,6 +216,14 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "udp": (_NO_FILTER, Row(_always, "enforced", "seccomp")),
     "proc_view": (
         Row(
+            _shares_network,
+            "partial",
+            "PID namespace",
+            "/proc/net lists the sockets of the host, whose network the policy grants",
+            "Network.none()",
+        ),
+        Row(_namespaces, "enforced", "PID namespace"),
+        Row(
             _abi(1),
             "partial",
             "Landlock",
@@ -198,6 +235,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row(_counted(2, PIDS), "enforced", "cgroup v2 pids.max"),
         Row(_counted(1, PIDS), "enforced", "cgroup v1 pids.max"),
         Row(_is("own"), "enforced", "RLIMIT_NPROC of an own uid"),
+        Row(_has_own_count, "enforced", "RLIMIT_NPROC in a user namespace"),
         Row(
             _is("user"),
             "partial",
@@ -230,6 +268,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "disk": (
+        Row(_namespaces, "enforced", "size of a tmpfs"),
         Row(
             _always,
             "partial",
@@ -241,6 +280,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "output": (Row(_always, "enforced", "init"),),
     "wall_time": (Row(_always, "enforced", "init"),),
     "tree_kill": (
+        Row(_namespaces, "enforced", "PID namespace"),
         Row(_abi(6), "enforced", "kill(-1) inside a Landlock scope"),
         Row(_counted(2, KILL), "enforced", "cgroup v2 cgroup.kill"),
         Row(

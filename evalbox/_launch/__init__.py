@@ -40,7 +40,7 @@ def send(
     """
     ruleset = -1
     try:
-        if slot.ruleset != kit.serial:
+        if kit.tier == "process" and slot.ruleset != kit.serial:
             ruleset = _ruleset(kit, slot)
         if plan.files or plan.cwd != ".":
             _fill(plan, slot)
@@ -81,8 +81,13 @@ def _job(plan: Plan, kit: Kit, slot: Slot, run_id: int, others: int) -> Job:
         argc=len(plan.cmd),
         envc=len(env),
         stdin=b"" if plan.stdin is PIPE else plan.stdin,
-        limits=_limits(plan.limits, kit.identity.kind == "user", others),
+        limits=_limits(plan.limits, _shares_count(kit), others),
     )
+
+
+def _shares_count(kit: Kit) -> bool:
+    """Whether the kernel counts its processes together with the caller's others."""
+    return kit.identity.kind == "user" and kit.tier == "process"
 
 
 def _limits(limits: Limits, shared_uid: bool, others: int) -> tuple[int, ...]:

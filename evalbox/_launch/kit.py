@@ -15,11 +15,14 @@ from functools import lru_cache
 
 from evalbox import _native
 from evalbox._host import host
+from evalbox._native.tree import tree
 from evalbox._values import FrozenMap
 from evalbox.compile.descriptors import KEPT, PathDescriptors
-from evalbox.compile.identity import Identity
+from evalbox.compile.identity import Identity, Tier
 from evalbox.compile.paths import HANDLED, HANDLED_NET, SCOPES, WORKSPACE
+from evalbox.compile.rules import LASTING_CALLS
 from evalbox.compile.syscalls import filter_specs
+from evalbox.compile.tree import Mount, has_fixtures, identity_files, mounts, places
 from evalbox.errors import PlanError
 from evalbox.limits import Limits
 from evalbox.output import Enforcement
@@ -34,12 +37,22 @@ _serials = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a launcher is made for: runs with equal filters and identity share one."""
+    """What a launcher is made for: runs that are equal in this share one.
+
+    Attributes:
+        launcher, child: programs of the seccomp filters.
+        listen: whether denials are told (on_denied="kill").
+        identity: kind of the identity of its runs.
+        tier: whether it makes namespaces.
+        network: whether that of the host is used.
+    """
 
     launcher: bytes
     child: bytes
     listen: bool
     identity: str
+    tier: Tier
+    network: bool
 
 
 class Kit:
@@ -56,8 +69,10 @@ class Kit:
         self.program = program
         self.descriptors = PathDescriptors(policy, program)
         try:
+            self.tier: Tier = host().tier(policy)
             self.identity: Identity = host().identity(policy, program)
-            self.filters = _filters_of(policy, self.identity)
+            self.filters = _filters_of(policy, self.identity, self.tier)
+            self._mounts = self._find_mounts() if self.tier == "namespace" else ()
         except BaseException:
             self.descriptors.close()
             raise
@@ -90,6 +105,34 @@ class Kit:
         entries = [*self.descriptors.entries, *own]
         net = HANDLED_NET[self.policy.network.mode]
         return _native.ruleset(entries, int(HANDLED), net, SCOPES)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """In namespaces: where a program sees the directories of its workspace."""
+        return places(self.descriptors.rules)
+
+    def serves_once(self, plan: Plan) -> bool:
+        """Whether the init of a run cannot serve another: this one's traces could be there.
+
+        System V objects and message queues are in no directory; and where something
+        is mounted in the workspace, the host cannot empty that.
+        """
+        lasting = bool(self.policy.syscalls.allowed & LASTING_CALLS)
+        return self.tier == "namespace" and (
+            lasting or (bool(plan.collect) and has_fixtures(self._mounts))
+        )
+
+    def tree(self, uid: int, gid: int) -> tuple[bytes, tuple[Mount, ...]]:
+        """What an init in namespaces is told of its files, and the same as data."""
+        rules = self.descriptors.rules
+        own = identity_files(rules, uid, gid, self.places["home"])
+        items = (*self._mounts, *own)
+        net = HANDLED_NET[self.policy.network.mode]
+        return tree(items, self.serial, int(HANDLED), net, SCOPES), items
+
+    def _find_mounts(self) -> tuple[Mount, ...]:
+        descriptors = self.descriptors
+        return mounts(self.policy, self.program, descriptors.rules, descriptors.identities)
 
     def still_holds(self) -> bool:
         """Whether its paths are what they were; who may reach them is asked once a second."""
@@ -153,12 +196,14 @@ class Kits:
             self._kits.popitem()[1].close()
 
 
-def _filters_of(policy: Policy, identity: Identity) -> Filters:
-    return _filters(policy.network, policy.syscalls, policy.on_denied, identity.kind)
+def _filters_of(policy: Policy, identity: Identity, tier: Tier) -> Filters:
+    return _filters(policy.network, policy.syscalls, policy.on_denied, identity.kind, tier)
 
 
 @lru_cache(maxsize=64)
-def _filters(network: Network, syscalls: Syscalls, on_denied: OnDenied, kind: str) -> Filters:
+def _filters(
+    network: Network, syscalls: Syscalls, on_denied: OnDenied, kind: str, tier: Tier
+) -> Filters:
     """The filters depend on this part of a policy only."""
     policy = Policy(network=network, syscalls=syscalls, on_denied=on_denied, require=())
     launcher, child = filter_specs(
@@ -172,6 +217,8 @@ def _filters(network: Network, syscalls: Syscalls, on_denied: OnDenied, kind: st
             _native.filter_program(child),
             on_denied == "kill",
             kind,
+            tier,
+            network.mode == "host",
         )
     except OSError as error:
         raise PlanError(f"the rules for system calls are too many: {error.strerror}") from None

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import select
 import socket
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from evalbox import _native
 from evalbox._host import host
+from evalbox._host.namespaces import PROGRAM, namespace_config
 from evalbox._launch.cgroups import LauncherCgroups
-from evalbox._launch.kit import Filters
+from evalbox._launch.kit import Filters, Kit
 from evalbox._launch.root import Root
 from evalbox._launch.uids import UidLocks
 from evalbox._native import Control, ControlReport, Wire
+from evalbox.compile import tree
+from evalbox.compile.tree import Mount
 from evalbox.errors import InternalError, SetupError
 from evalbox.resolve import base_environment
 from evalbox.workspace import PLACES
 from evalbox.workspace.flags import DIRECTORY
 
-PROGRAM = Path(__file__).parent.parent / "_launcher"
+# Too many processes or namespaces for now, or no memory: there are fewer when a run ends.
+_SHORT = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
 _START_SECONDS = 30.0
 _END_SECONDS = 30.0
 
@@ -42,7 +47,8 @@ class Slot:
         sock: to init.
         uid: that owns its workspace; None: the caller's.
         env: the variables that every run in it has.
-        ruleset: serial of the kit whose ruleset init holds.
+        ruleset: serial of the kit whose ruleset init holds; in namespaces it never changes.
+        workspace: in namespaces, descriptor of the directory with its places; else -1.
         run_id: of the run that it serves, 0 when idle.
         no_cgroup: why it has none although the host has some; else "".
     """
@@ -59,6 +65,7 @@ class Slot:
         "sock",
         "token",
         "uid",
+        "workspace",
     )
 
     def __init__(
@@ -72,19 +79,22 @@ class Slot:
         self.uid = uid
         self.ruleset = 0
         self.run_id = 0
+        self.workspace = -1
         self.no_cgroup = ""
-        path = f"{launcher.root.path}/{name}"
-        self.env = base_environment(*(f"{path}/{name}" for name in PLACES[1:]))
+        self.env: dict[str, str] = {}
+        self.encoded_env = b""
+
+    def has_places_at(self, home: str, tmp: str) -> None:
+        """Where its runs see their own directories."""
+        self.env = base_environment(home, tmp)
         self.encoded_env = encode_env(self.env)
 
     def places(self) -> tuple[int, ...]:
-        """Descriptors of box, home and tmp, which the caller closes."""
-        self.launcher.root.open_up()
+        """Descriptors of its directories, which the caller closes."""
         fds: list[int] = []
         try:
-            for name in PLACES:
-                path = f"{self.name}/{name}"
-                fds.append(os.open(path, DIRECTORY, dir_fd=self.launcher.root.fd))
+            for name in PLACES if self.workspace < 0 else tree.PLACES:
+                fds.append(self._open(name))
         except BaseException:
             close_all(fds)
             raise
@@ -93,12 +103,18 @@ class Slot:
     @contextlib.contextmanager
     def box(self) -> Iterator[int]:
         """A descriptor of the directory in which the program starts."""
-        self.launcher.root.open_up()
-        fd = os.open(f"{self.name}/{PLACES[0]}", DIRECTORY, dir_fd=self.launcher.root.fd)
+        fd = self._open(PLACES[0])
         try:
             yield fd
         finally:
             os.close(fd)
+
+    def _open(self, place: str) -> int:
+        root = self.launcher.root
+        if root is None:
+            return os.open(place, DIRECTORY, dir_fd=self.workspace)
+        root.open_up()
+        return os.open(f"{self.name}/{place}", DIRECTORY, dir_fd=root.fd)
 
     def clear(self) -> None:
         """Leaves the workspace as the next run must find it."""
@@ -112,13 +128,24 @@ class Slot:
             close_all(places)
 
     def close(self) -> None:
-        sock, self.sock = self.sock, -1
-        if sock >= 0:
-            os.close(sock)
+        close_all(fd for fd in (self.sock, self.workspace) if fd >= 0)
+        self.sock = self.workspace = -1
+
+
+class _New(NamedTuple):
+    """A slot that is about to be made; `cgroup` is EB_CGROUP_*."""
+
+    number: int
+    name: str
+    token: int
+    uid: int | None
+    cgroup: int
 
 
 class Launcher:
     """Owner of a launcher process, its directory and its slots.
+
+    Runs in namespaces need no directory of the host: `root` is None then.
 
     Attributes:
         filters: what it was made for.
@@ -137,7 +164,10 @@ class Launcher:
         self.pid = self.pidfd = self.control = -1
         self.is_gone = False
         self._free_numbers: list[int] = []
-        self.root = Root()
+        self._numbers = itertools.count()
+        # Inits that failed and whose end has not been told: their uid is not free.
+        self._failed: dict[int, int | None] = {}
+        self.root = Root() if filters.tier == "process" else None
         self.cgroups = LauncherCgroups(host().cgroups)
         try:
             self.cgroups.make()
@@ -154,16 +184,23 @@ class Launcher:
         with ours, theirs, contextlib.ExitStack() as stack:
             host = os.pidfd_open(os.getpid())
             stack.callback(os.close, host)
-            locks = self.root.fd if self.uids is None else self.uids.fd
-            fds = [theirs.fileno(), host, self.root.fd, self.root.parent, locks]
-            self.pid = _native.start_launcher(os.fspath(PROGRAM), fds)
+            root = (host, host) if self.root is None else (self.root.fd, self.root.parent)
+            locks = host if self.uids is None else self.uids.fd
+            self.pid = _native.start_launcher(
+                os.fspath(PROGRAM), [theirs.fileno(), host, *root, locks]
+            )
             self.pidfd = os.pidfd_open(self.pid)
             self.control = ours.detach()
         self.cgroups.adopt(self.pid)
 
     def _configure(self) -> None:
         filters = self.filters
-        message = _native.config(self.root.name, filters.launcher, filters.child, filters.listen)
+        name = "" if self.root is None else self.root.name
+        namespaces = None
+        if self.root is None:
+            found = host()
+            namespaces = namespace_config(found.caller, found.uids, network=not filters.network)
+        message = _native.config(name, filters.launcher, filters.child, filters.listen, namespaces)
         code = _native.sealed_memfd(filters.launcher, filters.child)
         try:
             self.wire.send(self.control, message, [code])
@@ -180,64 +217,107 @@ class Launcher:
 
     # ---- slots
 
-    def add_slot(self, token: int) -> Slot:
+    def add_slot(self, token: int, kit: Kit) -> Slot:
         """A new slot, its init being started.
 
         Raises:
+            SetupError: its namespaces or files cannot be made.
             OSError: out of descriptors or memory; nothing is left of it.
         """
-        number = self._free_numbers.pop() if self._free_numbers else len(self.slots)
+        number = self._free_numbers.pop() if self._free_numbers else next(self._numbers)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._free_numbers.append, number)
+            undo.callback(self._give_number_back, number)
             uid = self._take_uid(undo)
             name = secrets.token_hex(16)
-            undo.callback(_native.tree_remove, self.root.fd, name)
             undo.callback(self.cgroups.remove, name)
             no_cgroup = self.cgroups.add(name)
-            slot = self._start_init(number, name, token, uid, 0 if no_cgroup else self.cgroups.kind)
+            new = _New(number, name, token, uid, 0 if no_cgroup else self.cgroups.kind)
+            if self.root is not None:
+                undo.callback(_native.tree_remove, self.root.fd, name)
+                slot = self._start_init(self.root, new)
+            else:
+                slot = self._start_in_namespaces(new, kit)
             slot.no_cgroup = no_cgroup
             undo.pop_all()
         self.slots[number] = slot
         return slot
+
+    def _give_number_back(self, number: int) -> None:
+        if number not in self._failed:
+            self._free_numbers.append(number)
+
+    def bury_failed(self, number: int) -> None:
+        """The launcher says that an init which could not be used is gone."""
+        if number in self._failed:
+            uid = self._failed.pop(number)
+            self._free_numbers.append(number)
+            if uid is not None and self.uids:
+                self.uids.release(uid)
 
     def _take_uid(self, undo: contextlib.ExitStack) -> int | None:
         """A uid for the runs of a slot; None when they keep the caller's."""
         if self.uids is None or self.filters.identity != "own":
             return None
         uid = self.uids.take()
-        undo.callback(self.uids.release, uid)
+        undo.callback(self._give_uid_back, uid)
         return uid
 
-    def _start_init(self, number: int, name: str, token: int, uid: int | None, cgroup: int) -> Slot:
-        workspace = self._make_workspace(name, uid)
+    def _give_uid_back(self, uid: int) -> None:
+        if self.uids is not None and uid not in self._failed.values():
+            self.uids.release(uid)
+
+    def _start_init(self, root: Root, new: _New) -> Slot:
+        workspace = _make_workspace(root, new.name, new.uid)
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with ours, theirs:
-                ours.setblocking(False)
-                owner = _native.KEEP_ID if uid is None else uid
-                order = _native.control(Control.SPAWN, number, owner, name, cgroup)
-                self.wire.send(self.control, order, [theirs.fileno(), workspace])
-                return Slot(self, number, name, token, ours.detach(), uid)
+            slot = self._order_init(new, workspace)
         finally:
             os.close(workspace)
+        slot.has_places_at(*(f"{root.path}/{new.name}/{place}" for place in PLACES[1:]))
+        return slot
 
-    def _make_workspace(self, name: str, uid: int | None) -> int:
-        """A descriptor of the directory with box, home and tmp."""
-        self.root.open_up()
-        os.mkdir(name, 0o700, dir_fd=self.root.fd)
-        # The umask may keep even its owner out.
-        os.chmod(name, 0o700 if uid is None else 0o711, dir_fd=self.root.fd)
-        fd = os.open(name, DIRECTORY, dir_fd=self.root.fd)
+    def _start_in_namespaces(self, new: _New, kit: Kit) -> Slot:
+        caller = host().caller
+        owner = (caller.uid, caller.gid) if new.uid is None else (new.uid, new.uid)
+        message, mounts = kit.tree(*owner)
+        files = _native.sealed_memfd(message)
         try:
-            for place in PLACES:
-                os.mkdir(place, 0o700, dir_fd=fd)
-                os.chmod(place, 0o700, dir_fd=fd)
-                if uid is not None:
-                    os.chown(place, uid, uid, dir_fd=fd)
+            slot = self._order_init(new, files)
+        finally:
+            os.close(files)
+        try:
+            slot.workspace = self._hear_ready(slot, mounts)
         except BaseException:
-            os.close(fd)
+            self._failed[new.number] = new.uid
+            self.destroy(slot)
+            slot.close()
             raise
-        return fd
+        slot.ruleset = kit.serial
+        slot.has_places_at(kit.places["home"], kit.places["tmp"])
+        return slot
+
+    def _hear_ready(self, slot: Slot, mounts: Sequence[Mount]) -> int:
+        """The descriptor of the workspace that a new init has."""
+        if not _is_readable(slot.sock, _START_SECONDS):
+            raise SetupError("tree", errno.ETIMEDOUT, "an init does not answer")
+        ready = self.wire.receive_ready(slot.sock)
+        if ready is None:
+            raise SetupError("tree", errno.ECHILD, "an init ended before it was ready")
+        if ready.error in _SHORT:
+            raise OSError(ready.error, os.strerror(ready.error))
+        if ready.error:
+            what = f"{mounts[ready.item].target}: " if ready.item >= 0 else ""
+            message = f"{what}{os.strerror(ready.error)}"
+            raise SetupError(_native.stage_name(ready.stage), ready.error, message)
+        return ready.workspace
+
+    def _order_init(self, new: _New, files: int) -> Slot:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            ours.setblocking(False)
+            owner = _native.KEEP_ID if new.uid is None else new.uid
+            order = _native.control(Control.SPAWN, new.number, owner, new.name, new.cgroup)
+            self.wire.send(self.control, order, [theirs.fileno(), files])
+            return Slot(self, new.number, new.name, new.token, ours.detach(), new.uid)
 
     def forget_slot(self, slot: Slot) -> None:
         """Its init and all below it are gone."""
@@ -272,8 +352,13 @@ class Launcher:
         """Tells it to end. End of file alone would not come where a forked child has a copy."""
         if self.control < 0:
             return
-        with socket.socket(fileno=os.dup(self.control)) as sock, contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        # Without a copy: at the limit of open files there could be none.
+        sock = socket.socket(fileno=self.control)
+        try:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            sock.detach()
 
     def end(self) -> None:
         """Ends every run and the launcher, and waits until nothing is left."""
@@ -284,11 +369,14 @@ class Launcher:
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         self.cgroups.close()
-        with contextlib.suppress(OSError):
-            self.root.remove()
+        if self.root is not None:
+            with contextlib.suppress(OSError):
+                self.root.remove()
         for slot in self.slots.values():
             if slot.uid is not None and self.uids:
                 self.uids.release(slot.uid)
+        for number in list(self._failed):
+            self.bury_failed(number)
         self.forget()
 
     def forget(self) -> None:
@@ -300,7 +388,27 @@ class Launcher:
         close_all(fd for fd in (self.control, self.pidfd) if fd >= 0)
         self.control = self.pidfd = -1
         self.cgroups.forget()
-        self.root.close()
+        if self.root is not None:
+            self.root.close()
+
+
+def _make_workspace(root: Root, name: str, uid: int | None) -> int:
+    """A descriptor of the directory with box, home and tmp."""
+    root.open_up()
+    os.mkdir(name, 0o700, dir_fd=root.fd)
+    # The umask may keep even its owner out.
+    os.chmod(name, 0o700 if uid is None else 0o711, dir_fd=root.fd)
+    fd = os.open(name, DIRECTORY, dir_fd=root.fd)
+    try:
+        for place in PLACES:
+            os.mkdir(place, 0o700, dir_fd=fd)
+            os.chmod(place, 0o700, dir_fd=fd)
+            if uid is not None:
+                os.chown(place, uid, uid, dir_fd=fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _is_readable(fd: int, seconds: float) -> bool:

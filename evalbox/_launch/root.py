@@ -55,12 +55,10 @@ class Root:
 
 
 def _place() -> str:
-    usable = [place for place in host().places if not place.why_not]
-    if not usable:
-        found = "; ".join(f"{place.path}: {place.why_not}" for place in host().places)
-        message = f"no directory for workspaces ({found}); set TMPDIR to one"
+    if not host().workspaces:
+        message = f"{host().no_workspace}; set TMPDIR to one"
         raise SetupError("workspace", errno.ENOENT, message)
-    return usable[0].path
+    return host().workspaces[0]
 
 
 def _make(parent: int) -> tuple[str, int]:

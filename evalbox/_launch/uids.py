@@ -17,13 +17,17 @@ import struct
 
 from evalbox.errors import SetupError
 
-# The first of these that root can write; all executors of a host must agree.
+# The first of these that root can write; all executors of a host must agree. Where
+# only TMPDIR is left, those agree that have the same.
 _FOLDERS = ("/run", "/dev/shm", "/var/tmp", "/tmp")  # noqa: S108  # opened without following links
 _NAME = "evalbox.uids"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # struct flock: type, whence, start, length, pid
 _FLOCK = struct.Struct("hhqqi")
 _ATTEMPTS = 1000
+# What a read-only file system says, and a directory that there is not.
+_UNWRITABLE = (errno.EROFS, errno.ENOENT)
+_SHORT = (errno.EMFILE, errno.ENFILE)
 
 
 class UidLocks:
@@ -70,16 +74,32 @@ class UidLocks:
 
 
 def _open() -> int:
-    last = errno.EACCES
-    for folder in _FOLDERS:
+    """A descriptor of the lock file.
+
+    Where nothing at all can be written, that of a file of our own: there only runs
+    in namespaces are possible, as no directory holds workspaces, and two runs that
+    took the same uid by chance would not meet in anything.
+
+    Raises:
+        SetupError: stage "identity": there are only files that others could lock.
+    """
+    last = errno.ENOENT
+    folders = (*_FOLDERS, *filter(None, [os.environ.get("TMPDIR")]))
+    for folder in folders:
         try:
             fd = os.open(f"{folder}/{_NAME}", _FLAGS, 0o600)
         except OSError as error:
-            last = error.errno or last
+            if error.errno in _SHORT:
+                raise
+            if error.errno not in _UNWRITABLE:
+                last = error.errno or last
             continue
         status = os.fstat(fd)
         # Somebody else's file could be locked by him for ever.
         if stat.S_ISREG(status.st_mode) and status.st_uid == 0 and status.st_nlink == 1:
             return fd
         os.close(fd)
-    raise SetupError("identity", last, f"none of {', '.join(_FOLDERS)} can hold {_NAME}")
+        last = errno.EACCES
+    if last == errno.ENOENT:
+        return os.memfd_create(_NAME, os.MFD_CLOEXEC)
+    raise SetupError("identity", last, f"none of {', '.join(folders)} can hold {_NAME}")

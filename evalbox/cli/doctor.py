@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _COLOUR: Final = {"enforced": "green", "partial": "yellow", "none": "red"}
 _HEADER: Final = ("property", "level", "by")
 _WIDTH: Final = 90
+_SEE_ISOLATION: Final = "namespaces (see isolation)"
 # What a property is without its limit says nothing about the host.
 _EVERY_LIMIT: Final = Limits(cpu_time=1.0)
 
@@ -84,10 +85,7 @@ def _show(found: Host) -> None:
 
 
 def _held(found: Host) -> FrozenMap[Held]:
-    from evalbox._host.properties import held
-
-    identity = found.default_identity
-    return held(found.situation(Policy(), _EVERY_LIMIT, identity))
+    return found.held(Policy(), _EVERY_LIMIT, found.default_identity)
 
 
 def _marked(name: str, unlimited: set[str]) -> str:
@@ -110,7 +108,10 @@ def _show_missing(found: Host, report: FrozenMap[Held]) -> None:
         head = _wrapped(f"{thing}: {reason}", "").removeprefix(thing)
         print(f"\n{painted(thing, 'bold', sys.stdout)}{head}")
         more = "more is not possible in this version"
-        print(_wrapped(more if remedy == NOT_POSSIBLE else f"to have it: {remedy}", "    "))
+        # What brings namespaces is long, and the same for each.
+        long = found.namespaces.remedy if thing in ALL else ""
+        told = remedy.replace(long, _SEE_ISOLATION) if long else remedy
+        print(_wrapped(more if remedy == NOT_POSSIBLE else f"to have it: {told}", "    "))
 
 
 def _wrapped(text: str, indent: str) -> str:
@@ -123,13 +124,12 @@ def _facts(found: Host) -> Iterator[tuple[str, str]]:
     landlock = f"ABI {found.landlock.abi}" if found.landlock.abi else "none"
     caller = found.caller
     who = "with a uid of its own for each run" if caller.own_uids else caller.why_not
-    usable = [place.path for place in found.places if not place.why_not]
     yield "kernel", f"{found.kernel} ({found.machine})"
     yield "landlock", landlock
     yield "seccomp", "yes, with notification" if found.notification else str(found.seccomp).lower()
     yield "caller", f"uid {caller.uid}, {who}"
-    yield "workspaces", ", ".join(usable) or "no directory can hold them"
-    yield "namespaces", found.user_namespaces or "user namespaces are not forbidden"
+    yield "workspaces", ", ".join(found.workspaces) or "no directory can hold them"
+    yield "namespaces", found.namespaces.why_not or "each run gets its own"
     yield "cgroups", str(found.cgroups)
 
 

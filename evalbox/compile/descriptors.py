@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 from evalbox.compile.paths import PathRule, path_rules
@@ -56,7 +56,7 @@ class PathDescriptors:
         self.entries = tuple(
             (fd, int(rule.access)) for fd, rule in zip(fds, self.rules, strict=True)
         )
-        self._system = {
+        self._system: dict[str, _Identity] = {
             rule.path: _identity_in(os.fstat(fd)) for fd, rule in zip(fds, self.rules, strict=True)
         }
         # A program's part that a directory's rule covers is found anew at each open.
@@ -66,6 +66,11 @@ class PathDescriptors:
             if path in self._system or path not in program.grants
         }
         self._checked = time.monotonic()
+
+    @property
+    def identities(self) -> Mapping[str, _Identity]:
+        """Device and inode of what each rule's path was opened as."""
+        return self._system
 
     def still_hold(self) -> bool:
         """Whether every path still leads to what was opened.

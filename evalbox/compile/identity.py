@@ -25,6 +25,9 @@ from evalbox.policy import Policy
 from evalbox.resolve import Program
 from evalbox.resolve.reach import steps
 
+# How a run is isolated: "process" in the namespaces of the host, "namespace" in its own.
+Tier = Literal["process", "namespace"]
+
 # Entries of a granted tree that are looked at; the rest is taken to be alike.
 WALKED = 2000
 # A directory may have become a file, or a link to itself.
@@ -81,27 +84,34 @@ class _Who:
 
 
 _NOBODY = _Who(-1, frozenset())
+# Its capabilities reach in a user namespace what itself owns; asked for search only,
+# which the owner of a directory has or can give itself.
+_ROOT = _Who(0, frozenset({0}))
 
 
-def identity_for(policy: Policy, program: Program, caller: Caller) -> Identity:
+def identity_for(policy: Policy, program: Program, caller: Caller, tier: Tier) -> Identity:
     """The strongest identity with which a run can do what its policy grants.
+
+    In namespaces only what is granted must be open to it, and not the way there:
+    it is mounted at its path, and root of this host looks it up.
 
     Raises:
         PlanError: not even uid 0 without capabilities can reach what is granted.
     """
     if caller.uid != 0:
         return Identity("user", f"started by uid {caller.uid}; only root can give a run its own")
-    obstacle = _obstacle(policy, program) if caller.own_uids else caller.why_not
+    obstacle = _obstacle(policy, program, tier) if caller.own_uids else caller.why_not
     if not obstacle:
         return Identity("own")
     _check_reach(policy, program, _Who(0, caller.groups | {caller.gid}))
     return Identity("caller", obstacle)
 
 
-def _obstacle(policy: Policy, program: Program) -> str:
+def _obstacle(policy: Policy, program: Program, tier: Tier) -> str:
     """What a uid that owns nothing could not do; empty when it can do all."""
     for path, what in _asked(policy, program):
-        if closed := _closed(path, what, _NOBODY):
+        closed = _closed(path, what, _NOBODY, _ROOT if tier == "namespace" else _NOBODY)
+        if closed:
             return f"{closed} is closed to a uid of its own"
     for paths, bits in ((policy.read, _READ), (policy.write, _READ | _WRITE)):
         for path in paths:
@@ -112,7 +122,7 @@ def _obstacle(policy: Policy, program: Program) -> str:
 
 def _check_reach(policy: Policy, program: Program, who: _Who) -> None:
     for path, bits in _asked(policy, program):
-        if closed := _closed(path, bits, who):
+        if closed := _closed(path, bits, who, who):
             status = _status(closed)
             if status is None:
                 continue
@@ -134,15 +144,17 @@ def _asked(policy: Policy, program: Program) -> Iterator[tuple[str, int]]:
         yield path, _READ | _WRITE
 
 
-def _closed(path: str, bits: int, who: _Who) -> str:
+def _closed(path: str, bits: int, who: _Who, walker: _Who) -> str:
     """The first directory on the way, or the path itself, that refuses; "" when none."""
     at = "/"
     for at, is_last in steps(path):
         status = _status(at)
         if status is None:
             continue
-        wanted = _for_type(bits, status) if is_last else _SEARCH
-        if not who.may(status, wanted):
+        open_to_it = (
+            who.may(status, _for_type(bits, status)) if is_last else walker.may(status, _SEARCH)
+        )
+        if not open_to_it:
             return at
     return ""
 

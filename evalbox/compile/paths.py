@@ -164,6 +164,15 @@ def _existing(rows: Iterable[tuple[str, Access]], policy: Policy) -> Iterator[tu
                 yield _of_system(path, policy), access
 
 
+def expand(patterns: Iterable[str]) -> Iterator[str]:
+    """The paths of a table that are there."""
+    names: dict[str, list[str]] = {}
+    for pattern in patterns:
+        for path in _expand("/", pattern.split("/")[1:], names):
+            if os.path.exists(path):
+                yield path
+
+
 def _expand(folder: str, parts: list[str], names: dict[str, list[str]]) -> Iterator[str]:
     """As glob does; but each directory is listed once, not once for each pattern."""
     for at, part in enumerate(parts):

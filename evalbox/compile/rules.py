@@ -12,6 +12,8 @@ Facts behind the argument rules:
 - the mode of open and openat is junk unless the flags create a file;
 - a datagram socket made by socketpair can still be sent or connected to a path
   (net/unix/af_unix.c), a stream or packet socket cannot: EISCONN;
+- urgent data (MSG_OOB) in a pair of sockets is code of the kernel that no program
+  uses and that has been a way into it (net/unix/af_unix.c);
 - prlimit64 and sched_set* reach other processes of the same uid, Landlock or not;
 - a piped core_pattern ignores RLIMIT_CORE 0 but honours the 1 that we set. So it
   stays, and who asks for another (the sanitizers, gpg: they end when they may not
@@ -55,7 +57,6 @@ CREATES_FILE = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE
 NAMESPACES = 0x7E020000  # every CLONE_NEW* that clone knows
 RLIMIT_CORE = 4
 PRIO_PROCESS = 0
-IOPRIO_WHO_PROCESS = 1
 SMALLEST_ACL = 28  # bytes: a header of 4 and three entries of 8, linux/posix_acl_xattr.h
 XATTR_SETTERS = "setxattr lsetxattr fsetxattr"
 PERSONALITY = (0, 0xFFFFFFFF)  # PER_LINUX, query
@@ -122,10 +123,13 @@ SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
 SOCKET_TYPE = 0xF
 IPPROTO_TCP, IPPROTO_UDP = 6, 17
 SOL_SOCKET = 1
+MSG_OOB = 1
 MSG_FASTOPEN = 0x20000000
 # Sizes that the kernel caps silently anyway; the two FORCE options need a capability.
 BUFFER_SIZES = (7, 8)  # SO_SNDBUF, SO_RCVBUF
 BUFFER_SIZES_FORCED = (32, 33)
+# Programs for the kernel to run: SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF.
+SOCKET_PROGRAMS = (26, 50, 51, 52)
 TCP_FASTOPENS = (23, 30)  # TCP_FASTOPEN, TCP_FASTOPEN_CONNECT
 
 # ---- the table --------------------------------------------------------------------
@@ -145,55 +149,54 @@ def _option(level: int, name: int) -> tuple[ArgTest, ...]:
 
 _SETS_CORE = (ArgTest(1, RLIMIT_CORE), ArgTest(2, 0, mask=LONG, negate=True))
 _ONLY_SELF = only(0, (0,), REFUSED)
-_NO_FASTOPEN = {arg: unless(Clause(DENIED, (any_bit(arg, MSG_FASTOPEN),))) for arg in (2, 3)}
+
+
+def _no_flags(arg: int, flags: int) -> Verdict:
+    return unless(Clause(DENIED, (any_bit(arg, flags),)))
+
 
 _ROWS: tuple[tuple[Verdict, str], ...] = (
     # ---- allowed -------------------------------------------------------------
     # files by descriptor
-    (Verdict(ALLOW), "read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2"),
-    (Verdict(ALLOW), "lseek close close_range dup dup2 dup3 fstat fstatfs ftruncate fallocate"),
-    (Verdict(ALLOW), "fsync fdatasync sync_file_range fadvise64 flock getdents64 fchdir"),
-    (Verdict(ALLOW), "sendfile copy_file_range splice tee pipe pipe2"),
+    (Verdict(ALLOW), "read write pread64 pwrite64 readv writev lseek close close_range"),
+    (Verdict(ALLOW), "dup dup2 dup3 fstat fstatfs ftruncate fallocate fsync fdatasync flock"),
+    (Verdict(ALLOW), "getdents64 fchdir sendfile pipe pipe2"),
     # files by path: Landlock decides which
-    (Verdict(ALLOW), "stat lstat newfstatat statx statfs access faccessat faccessat2 readlink"),
+    (Verdict(ALLOW), "stat lstat newfstatat statx statfs access faccessat readlink"),
     (Verdict(ALLOW), "readlinkat truncate chdir getcwd umask rename renameat renameat2 rmdir"),
     (Verdict(ALLOW), "link linkat symlink symlinkat unlink unlinkat"),
-    (Verdict(ALLOW), "utime utimes futimesat utimensat"),
+    (Verdict(ALLOW), "utimensat"),
     # waiting
-    (Verdict(ALLOW), "poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait"),
-    (Verdict(ALLOW), "epoll_pwait epoll_pwait2 eventfd2 signalfd4 timerfd_create timerfd_settime"),
-    (Verdict(ALLOW), "timerfd_gettime futex restart_syscall"),
+    (Verdict(ALLOW), "poll ppoll select pselect6 epoll_create1 epoll_ctl epoll_wait epoll_pwait"),
+    (Verdict(ALLOW), "eventfd2 futex restart_syscall"),
     # memory; writable and executable at once too, because JITs need it
-    (Verdict(ALLOW), "mmap munmap mprotect mremap madvise msync mincore brk membarrier"),
+    (Verdict(ALLOW), "mmap munmap mprotect mremap madvise msync brk"),
     # processes and threads
-    (Verdict(ALLOW), "fork vfork execve execveat exit exit_group wait4 waitid set_tid_address"),
-    (Verdict(ALLOW), "arch_prctl rseq set_robust_list getpid getppid gettid getpgid getpgrp"),
-    (Verdict(ALLOW), "getsid setpgid setsid getrlimit getrusage times sysinfo uname getcpu"),
+    (Verdict(ALLOW), "fork vfork execve exit exit_group wait4 waitid set_tid_address arch_prctl"),
+    (Verdict(ALLOW), "rseq set_robust_list getpid getppid gettid getpgid getpgrp setpgid setsid"),
     (
         Verdict(ALLOW),
-        "sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_getattr",
+        "getrlimit getrusage getpriority times sysinfo uname sched_yield sched_getaffinity",
     ),
-    (Verdict(ALLOW), "sched_get_priority_max sched_get_priority_min sched_rr_get_interval"),
-    (Verdict(ALLOW), "getpriority ioprio_get"),
     # identity; setting works only to what one already is
-    (Verdict(ALLOW), "getuid geteuid getgid getegid getresuid getresgid getgroups capget"),
-    (Verdict(ALLOW), "setuid setgid setreuid setregid setresuid setresgid"),
+    (Verdict(ALLOW), "getuid geteuid getgid getegid getresuid getresgid getgroups setuid setgid"),
+    # posix_spawn() does it in a child
+    (Verdict(ALLOW), "setresuid setresgid"),
     # signals: Landlock keeps them inside
     (Verdict(ALLOW), "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend"),
-    (Verdict(ALLOW), "rt_sigtimedwait rt_sigqueueinfo rt_tgsigqueueinfo sigaltstack pause"),
-    (Verdict(ALLOW), "kill tkill tgkill"),
+    (Verdict(ALLOW), "rt_sigtimedwait sigaltstack pause kill tkill tgkill"),
     # time
     (Verdict(ALLOW), "time gettimeofday clock_gettime clock_getres clock_nanosleep nanosleep"),
-    (Verdict(ALLOW), "alarm getitimer setitimer timer_create timer_settime timer_gettime"),
-    (Verdict(ALLOW), "timer_getoverrun timer_delete"),
-    (Verdict(ALLOW), "getrandom"),
+    (Verdict(ALLOW), "alarm setitimer getrandom"),
     # the ends of a socketpair
-    (Verdict(ALLOW), "sendto recvfrom sendmsg recvmsg shutdown getsockname getpeername getsockopt"),
+    (Verdict(ALLOW), "shutdown getsockname getsockopt"),
     # ---- decided by the arguments ---------------------------------------------
+    (_no_flags(2, MSG_OOB), "sendmsg recvmsg"),
+    (_no_flags(3, MSG_OOB), "sendto recvfrom"),
     (_open_mode(1, 2), "open"),
     (_open_mode(2, 3), "openat"),
-    (_new_mode(1), "chmod fchmod creat mkdir mknod"),
-    (_new_mode(2), "fchmodat fchmodat2 mkdirat mknodat"),
+    (_new_mode(1), "chmod fchmod creat mkdir"),
+    (_new_mode(2), "fchmodat mkdirat mknodat"),
     (unless(Clause(DENIED, (any_bit(0, NAMESPACES),))), "clone"),
     (
         unless(
@@ -204,15 +207,10 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
         ),
         "prlimit64",
     ),
-    (unless(Clause(IGNORED, (ArgTest(0, RLIMIT_CORE),))), "setrlimit"),
     # A thread may be set only as 0, which is the caller: a thread's own number
     # cannot be told from another process'.
-    (_ONLY_SELF, "sched_setparam sched_setscheduler sched_setaffinity sched_setattr"),
+    (_ONLY_SELF, "sched_setaffinity"),
     (Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, PRIO_PROCESS), ArgTest(1, 0))),)), "setpriority"),
-    (
-        Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, IOPRIO_WHO_PROCESS), ArgTest(1, 0))),)),
-        "ioprio_set",
-    ),
     (only(1, IOCTLS.values(), ENOTTY), "ioctl"),
     (only(0, PRCTLS.values(), REFUSED), "prctl"),
     (unless(*(Clause(REFUSED, (ArgTest(1, cmd),)) for cmd in FCNTLS_REFUSED.values())), "fcntl"),
@@ -228,6 +226,7 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
         unless(
             *(Clause(IGNORED, _option(SOL_SOCKET, name)) for name in BUFFER_SIZES),
             *(Clause(REFUSED, _option(SOL_SOCKET, name)) for name in BUFFER_SIZES_FORCED),
+            *(Clause(REFUSED, _option(SOL_SOCKET, name)) for name in SOCKET_PROGRAMS),
             *(Clause(REFUSED, _option(IPPROTO_TCP, name)) for name in TCP_FASTOPENS),
         ),
         "setsockopt",
@@ -245,13 +244,25 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
     (Verdict(ENOSYS), "futex_waitv futex_wake futex_wait futex_requeue cachestat statmount"),
     (Verdict(ENOSYS), "listmount listns lsm_get_self_attr lsm_set_self_attr lsm_list_modules"),
     (Verdict(ENOSYS), "open_tree_attr file_getattr file_setattr rseq_slice_yield uretprobe uprobe"),
+    # What few programs use and all can do without, for less of the kernel to attack.
+    (Verdict(ENOSYS), "preadv pwritev preadv2 pwritev2 sync_file_range fadvise64 tee splice"),
+    (Verdict(ENOSYS), "copy_file_range faccessat2 fchmodat2 mknod utime utimes futimesat"),
+    (Verdict(ENOSYS), "epoll_create epoll_pwait2 signalfd4 mincore membarrier"),
+    (Verdict(ENOSYS), "timerfd_create timerfd_settime timerfd_gettime"),
+    (Verdict(ENOSYS), "execveat setrlimit getcpu getitimer timer_create timer_settime"),
+    (Verdict(ENOSYS), "timer_gettime timer_getoverrun timer_delete"),
     # shutil.copy2 gets over this one, and not over EPERM
     (Verdict(ENOTSUP), "getxattr lgetxattr fgetxattr getxattrat"),
     (Verdict(ENOTSUP), "listxattr llistxattr flistxattr listxattrat"),
     # cp -p sets the access rights once more as an ACL and gets over ENOTSUP only.
     (Verdict(DENIED, (Clause(ENOTSUP, (ArgTest(3, SMALLEST_ACL),)),)), XATTR_SETTERS),
     # ---- refused, but tried by ordinary programs --------------------------------
-    (Verdict(REFUSED), "chown fchown lchown fchownat setgroups setfsuid setfsgid capset"),
+    (Verdict(REFUSED), "chown fchown lchown fchownat setgroups setfsuid setfsgid capset capget"),
+    (Verdict(REFUSED), "setreuid setregid getsid getpeername"),
+    (Verdict(REFUSED), "rt_sigqueueinfo rt_tgsigqueueinfo ioprio_get ioprio_set"),
+    (Verdict(REFUSED), "sched_getparam sched_setparam sched_getscheduler sched_setscheduler"),
+    (Verdict(REFUSED), "sched_getattr sched_setattr sched_rr_get_interval"),
+    (Verdict(REFUSED), "sched_get_priority_max sched_get_priority_min"),
     (Verdict(REFUSED), "mlock mlock2 munlock mlockall munlockall readahead vmsplice sync syncfs"),
     (Verdict(REFUSED), "inotify_init inotify_init1 inotify_add_watch inotify_rm_watch"),
 )
@@ -288,9 +299,10 @@ NETWORK: Mapping[NetworkMode, Verdicts] = {
                 ),
                 "socket",
             ),
-            (Verdict(ALLOW), "connect bind listen accept accept4 recvmmsg"),
-            (_NO_FASTOPEN[2], "sendmsg"),
-            (_NO_FASTOPEN[3], "sendto sendmmsg"),
+            (Verdict(ALLOW), "connect bind listen accept accept4 getpeername"),
+            (_no_flags(3, MSG_OOB), "recvmmsg"),
+            (_no_flags(2, MSG_OOB | MSG_FASTOPEN), "sendmsg"),
+            (_no_flags(3, MSG_OOB | MSG_FASTOPEN), "sendto sendmmsg"),
         )
     ),
 }
@@ -316,10 +328,14 @@ NOT_FOR_UID_0 = OWNER_CALLS | _names(
     "open openat openat2 creat mkdir mkdirat mknod mknodat",
 )
 
+# What they make outlives the process that made it.
+LASTING_CALLS = _names("shmget semget msgget mq_open")
+
 # Launcher and init do these, and so does the child before its own filter. What
 # they ask of prctl, fcntl and the rest any program may: each name here costs
 # time in every run, because the child's filter is installed anew.
 LAUNCHER_CALLS = _names(
-    "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset setgroups",
-    "setfsuid setfsgid fchown fchownat memfd_create clone3",
+    "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+    "capget capset setgroups",
+    "setfsuid setfsgid fchown fchownat memfd_create mount clone3",
 )

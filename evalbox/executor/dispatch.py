@@ -89,7 +89,7 @@ class Dispatcher:
 
     def _take(self, kit: Kit) -> Slot | None:
         try:
-            return self._fleet.take(kit.filters)
+            return self._fleet.take(kit)
         except SetupError:
             raise
         except OSError as error:

@@ -10,16 +10,29 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from evalbox._host import host
-from evalbox._launch import Filters, Launcher, Slot, UidLocks
+from evalbox._launch import Filters, Kit, Launcher, Slot, UidLocks
 from evalbox._native import Wire
 from evalbox.errors import SetupError
 from evalbox.executor import tokens
 
 MOST_LAUNCHERS = 8
 _MOST_SLOTS = 4096  # MAX_SLOTS of csrc/launcher.c
-# A slot takes one descriptor here; a run with PIPE and hold two more.
-_FDS_PER_RUN = 3
+# A slot takes one descriptor here or two; a run with PIPE and hold two more.
+_FDS_PER_RUN = 4
+# Inits in namespaces that wait for a run with the policy and program that they serve.
+_MOST_IDLE_OF_OTHERS = 64
 _FDS_KEPT_FREE = 128
+
+
+def _idle_slot(launcher: Launcher, kit: Kit) -> Slot | None:
+    """In namespaces an init has the files of one kit only."""
+    idle = launcher.idle
+    if kit.tier == "process":
+        return idle.pop() if idle else None
+    for at in range(len(idle) - 1, -1, -1):
+        if idle[at].ruleset == kit.serial:
+            return idle.pop(at)
+    return None
 
 
 class Fleet:
@@ -39,20 +52,23 @@ class Fleet:
 
     # ---- slots
 
-    def take(self, filters: Filters) -> Slot | None:
+    def take(self, kit: Kit) -> Slot | None:
         """A slot that is free, or a new one; None when there can be no more now.
 
         Raises:
-            SetupError: no launcher for these filters can be started.
+            SetupError: no launcher for this kit, or no init in it, can be started.
         """
-        launcher = self._launcher(filters)
-        if launcher.idle:
-            return launcher.idle.pop()
+        launcher = self._launcher(kit.filters)
+        slot = _idle_slot(launcher, kit)
+        if slot is not None:
+            return slot
+        if len(launcher.idle) >= _MOST_IDLE_OF_OTHERS:
+            launcher.destroy(launcher.idle.pop(0))
         if self._count() >= self._most and not self._retire_one():
             return None
         token = next(self._ids)
         try:
-            slot = launcher.add_slot(token)
+            slot = launcher.add_slot(token, kit)
         except OSError as error:
             # Out of descriptors: there are enough when another run has ended.
             if isinstance(error, SetupError) or not self.lower():

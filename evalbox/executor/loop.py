@@ -177,7 +177,7 @@ class Loop:
         enforcement = kit.enforcement(plan.limits)
         self._last_id = next(self._ids)
         life = Life(SandboxId(self._last_id), plan, self._machine, enforcement)
-        run = Run(life, sink)
+        run = Run(life, sink, kit.serves_once(plan))
         try:
             if plan.stdin is PIPE:
                 run.stdin = Stdin(self.wire, tokens.make(life.id, tokens.STDIN))
@@ -258,7 +258,7 @@ class Loop:
             self._fail(run, as_setup_error(error, "collect"))
             return False
         self._apply(run, run.life.reported(report, files, stage_name(report.stage)))
-        return not report.dirty
+        return not report.dirty and not run.serves_once
 
     def _on_init_eof(self, slot: Slot) -> None:
         if slot.launcher.is_gone:
@@ -278,6 +278,7 @@ class Loop:
             return
         slot = launcher.slots.get(said.slot)
         if said.type is not Control.GONE or slot is None:
+            launcher.bury_failed(said.slot)
             return
         run = self._runs.get(slot.run_id)
         if said.error and run is not None:

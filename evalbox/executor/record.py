@@ -20,14 +20,16 @@ class Run:
         stdin: with stdin=PIPE.
         gate: eventfd that lets it start, with hold; else -1.
         slot: that serves it now.
+        serves_once: whether no other run gets that slot.
         error: why it could not start; it has no other end then.
     """
 
-    __slots__ = ("error", "gate", "life", "sink", "slot", "stdin")
+    __slots__ = ("error", "gate", "life", "serves_once", "sink", "slot", "stdin")
 
-    def __init__(self, life: Life, sink: list[Event]) -> None:
+    def __init__(self, life: Life, sink: list[Event], serves_once: bool) -> None:
         self.life = life
         self.sink = sink
+        self.serves_once = serves_once
         self.stdin: Stdin | None = None
         self.gate = -1
         self.slot: Slot | None = None

@@ -26,8 +26,24 @@ _LINKS = 40  # MAXSYMLINKS
 
 def steps(path: str) -> Iterator[tuple[str, bool]]:
     """Every directory that the kernel enters on the way, through links, then the end."""
+    for at, name, _ in _walk(path):
+        yield at, not name
+
+
+def links(path: str) -> Iterator[tuple[str, str]]:
+    """The links on the way: the real path of each, and where it leads."""
+    for at, name, target in _walk(path):
+        if target:
+            yield os.path.join(at, name), target
+
+
+def _walk(path: str) -> Iterator[tuple[str, str, str]]:
+    """Each name that is looked up: in which real directory, and where it leads if a link.
+
+    Without a name at last: where the path ends.
+    """
     rest = path.split("/")[::-1]
-    at, links = "/", 0
+    at, followed = "/", 0
     while rest:
         part = rest.pop()
         if part in ("", "."):
@@ -35,16 +51,16 @@ def steps(path: str) -> Iterator[tuple[str, bool]]:
         if part == "..":
             at = os.path.dirname(at)
             continue
-        yield at, False
         after = os.path.join(at, part)
-        target = _target(after) if links < _LINKS else ""
+        target = _target(after) if followed < _LINKS else ""
+        yield at, part, target
         if not target:
             at = after
             continue
-        links += 1
+        followed += 1
         at = "/" if target.startswith("/") else at
         rest.extend(target.split("/")[::-1])
-    yield at, True
+    yield at, "", ""
 
 
 def is_inside(path: str, root: str) -> bool:

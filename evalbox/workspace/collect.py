@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Each level that is open costs a descriptor of the host.
 MAX_DEPTH = 64
 _ANY_DEPTH = "**"
+_LEAST_FOR_PATHS = 1 << 20
 
 Pattern = tuple[str, ...]
 
@@ -31,7 +33,8 @@ def collect(box: int, patterns: Sequence[str], room: int | None) -> dict[str, by
 
     `*`, `?` and `[...]` stand for parts of one name, `**` for any directories.
     A file for which `room` (bytes, None: any) no longer suffices is left out, and
-    so is what lies deeper than 64 directories.
+    so is what lies deeper than 64 directories. Paths may take as much again: those
+    of empty files would else be a way to fill the host's memory.
 
     Raises:
         OSError: the host is short of something (EMFILE, ENOMEM, EIO); nothing
@@ -39,11 +42,13 @@ def collect(box: int, patterns: Sequence[str], room: int | None) -> dict[str, by
     """
     wanted = [tuple(pattern.split("/")) for pattern in patterns]
     found: dict[str, bytes] = {}
+    paths = math.inf if room is None else max(room, _LEAST_FOR_PATHS)
     for folder, name, path in _matching(box, "", wanted):
-        content = _read(folder, name, room)
+        content = _read(folder, name, room) if len(path) <= paths else None
         if content is None:
             continue
         found[path] = content
+        paths -= len(path)
         if room is not None:
             room -= len(content)
     return dict(sorted(found.items()))

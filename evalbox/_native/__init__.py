@@ -22,6 +22,7 @@ from evalbox.errors import UnsupportedError
 
 try:
     from evalbox._core import ffi, lib
+    from evalbox._native.tree import NamespaceConfig
 except ImportError as missing:
     raise UnsupportedError(
         "anything", f"the compiled part does not load ({missing})", "build it on Linux: make build"
@@ -60,6 +61,7 @@ class ReportType(enum.IntEnum):
     STDOUT = lib.EB_REPORT_STDOUT
     STDERR = lib.EB_REPORT_STDERR
     ENDED = lib.EB_REPORT_ENDED
+    READY = lib.EB_REPORT_READY
 
 
 class Control(enum.IntEnum):
@@ -166,12 +168,23 @@ def start_launcher(path: str, fds: Sequence[int]) -> int:
     return _checked(lib.eb_launcher_start(os.fsencode(path), list(fds), len(fds)))
 
 
-def config(root_name: str, launcher_filter: bytes, child_filter: bytes, listen: bool) -> bytes:
+def config(
+    root_name: str,
+    launcher_filter: bytes,
+    child_filter: bytes,
+    listen: bool,
+    namespaces: NamespaceConfig | None = None,
+) -> bytes:
     """The first message to a launcher."""
     insn = ffi.sizeof("struct eb_insn")
     message = ffi.new("struct eb_config *")
     message.version = lib.EB_PROTOCOL_VERSION
     message.flags = lib.EB_CONFIG_LISTEN if listen else 0
+    if namespaces is not None:
+        message.flags |= namespaces.flags
+        message.host_name = os.fsencode(namespaces.host_name)
+        message.uid_map = namespaces.uid_map.encode("ascii")
+        message.gid_map = namespaces.gid_map.encode("ascii")
     message.launcher_filter = len(launcher_filter) // insn
     message.child_filter = len(child_filter) // insn
     message.root_name = os.fsencode(root_name)
@@ -263,6 +276,21 @@ class Report(NamedTuple):
     stderr: bytes
 
 
+class Ready(NamedTuple):
+    """Whether an init has its files.
+
+    Attributes:
+        stage, error: where it failed; 0.
+        item: which mount that was, -1 for none.
+        workspace: descriptor of the directory with its places.
+    """
+
+    stage: int
+    error: int
+    item: int
+    workspace: int
+
+
 class Wire:
     """One epoll set with tokens, and messages to and from init and launcher."""
 
@@ -348,6 +376,14 @@ class Wire:
             return None
         said = self._control
         return ControlReport(Control(said.type), said.slot, said.stage, said.error)
+
+    def receive_ready(self, sock: int) -> Ready | None:
+        """What an init in namespaces says first; None when it is gone."""
+        if self._receive(sock) < ffi.sizeof("struct eb_report"):
+            return None
+        said = self._report
+        fds = self._take_fds()
+        return Ready(said.stage, said.error, said.denied_nr, fds[0] if fds else -1)
 
     def receive_report(self, sock: int) -> Report | None:
         """What an init said; None when it is gone."""

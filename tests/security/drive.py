@@ -1,0 +1,45 @@
+"""Runs attacks as whoever this process is; a JSON object per line of stdout.
+
+    PYTHONPATH=.:tests python3 -m security.drive --caller user --tier process F1.read
+
+The first kind of line is {"tier": ..., "missing": reason} for each tier, the
+second a Result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+from dataclasses import asdict
+from pathlib import Path
+
+from evalbox._host import namespaces
+from evalbox._launch import launcher
+from security.base import CALLERS, TIERS
+from security.catalogue import IDS
+from security.engine import missing_tier, run_attacks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--caller", choices=CALLERS, required=True)
+    parser.add_argument("--tier", action="append", choices=TIERS)
+    parser.add_argument("--launcher", type=Path, help="another program than evalbox/_launcher")
+    parser.add_argument("ids", nargs="*", help="all without any")
+    asked = parser.parse_args()
+    if asked.launcher:
+        namespaces.PROGRAM = launcher.PROGRAM = asked.launcher
+    # As on a host where crashes are dumped.
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+    for tier in asked.tier or TIERS:
+        missing = missing_tier(tier)
+        print(json.dumps({"tier": tier, "missing": missing}), flush=True)
+        if not missing:
+            for result in run_attacks(asked.ids or IDS, tier, asked.caller):
+                print(json.dumps(asdict(result)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Every attack, as every caller, in every tier: nothing gets out where that is enforced."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from security.base import ATTACKS, TIERS, Result, Verdict
+from security.callers import Told, callers_here, told_by
+from security.catalogue import IDS
+from security.table import NO_TIER, PAGE, cells_of, read_page
+
+# How many entries each section of the catalogue has; more may be added.
+CATALOGUE = {"F": 42, "P": 25, "N": 18, "K": 20, "R": 25, "X": 11, "I": 10}
+
+told = cache(told_by)
+
+
+@pytest.fixture(params=callers_here())
+def caller(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=TIERS)
+def results(request: pytest.FixtureRequest, caller: str) -> list[Result]:
+    found: Told = told(caller)
+    if reason := found.missing.get(request.param):
+        pytest.skip(f"{caller} has no {request.param} tier here: {reason}")
+    return [row for row in found.results if row.tier == request.param]
+
+
+@pytest.mark.timeout(900)
+def test_no_attack_succeeds_where_its_property_is_enforced(results: list[Result]) -> None:
+    assert {row.id: row.failure for row in results if row.failure} == {}
+    assert [row.id for row in results] != []
+    assert {row.id for row in results} == set(IDS)
+
+
+@pytest.mark.timeout(900)
+def test_the_table_in_the_docs_is_what_was_seen(results: list[Result]) -> None:
+    page = read_page(PAGE.read_text(encoding="utf-8"))
+    differs = {
+        key: (cell, page.get(key))
+        for key, cell in cells_of(results).items()
+        if cell != page.get(key) and not _depends_on_the_machine(key[0], cell, page.get(key))
+    }
+    assert differs == {}, "make test-security ATTACKS=--write puts what was seen into the docs"
+
+
+def _depends_on_the_machine(name: str, here: str, there: str | None) -> bool:
+    """A device that only one of the two machines has."""
+    return ATTACKS[name].depends_on_machine and Verdict.NOT_APPLICABLE in (here, there)
+
+
+def test_the_table_has_every_attack_and_no_other() -> None:
+    page = read_page(PAGE.read_text(encoding="utf-8"))
+    assert list(dict.fromkeys(name for name, _, _ in page)) == IDS
+
+
+def test_every_attack_is_tried_by_somebody() -> None:
+    page = read_page(PAGE.read_text(encoding="utf-8"))
+    idle = {Verdict.NOT_APPLICABLE.value, NO_TIER}
+    tried = {name for (name, _, _), cell in page.items() if cell not in idle}
+    assert [name for name in IDS if name not in tried] == []
+
+
+def test_every_entry_of_the_catalogue_is_there() -> None:
+    there = {name.partition(".")[0] for name in IDS}
+    wanted = [f"{section}{n + 1}" for section, count in CATALOGUE.items() for n in range(count)]
+    assert [name for name in wanted if name not in there] == []
