@@ -19,7 +19,7 @@
 #define ANNOUNCE (20 * EB_MS) /* a run that ends sooner tells start and end at once */
 #define RETRY_KILL_MS 50
 
-enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_COUNT };
+enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_MEMORY, AT_COUNT };
 
 struct run {
     struct eb_init *init;
@@ -29,7 +29,7 @@ struct run {
     struct eb_meter meter;
     pid_t pid;
     bool execed;
-    bool dirty; /* what it left could not be removed */
+    bool dirty; /* no other run may be here: what it left could not be removed */
     bool reaped; /* the program itself */
     int wait_status;
     enum eb_cause cause;
@@ -145,6 +145,8 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_IN] = (struct pollfd){.fd = pipes->in, .events = POLLOUT};
     fds[AT_NOTICE] = (struct pollfd){.fd = pipes->notice, .events = POLLIN};
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
+    fds[AT_MEMORY] = (struct pollfd){.fd = eb_cgroup_alarm(&run->init->cgroup),
+                                     .events = POLLPRI};
     uint64_t wake = EB_UNLIMITED;
     if (run->execed) {
         wake = eb_smaller(deadline(run), eb_meter_due(&run->meter));
@@ -216,6 +218,8 @@ take_turn(struct run *run)
     wait_for_facts(run, fds);
     if (fds[AT_LISTENER].revents & POLLIN)
         take_denial(run);
+    if (fds[AT_MEMORY].revents)
+        stop(run, eb_meter_memory(&run->meter));
     if (fds[AT_NOTICE].revents)
         take_notice(run);
     reap(run);
@@ -238,16 +242,6 @@ take_turn(struct run *run)
 
 /* ---- the end ---- */
 
-/* Without a scope: our children, and theirs as they become ours. */
-static void
-kill_children(const struct eb_init *init)
-{
-    static pid_t pids[1024];
-    size_t n = eb_watch_children(init->proc, pids, sizeof pids / sizeof *pids);
-    for (size_t i = 0; i < n; i++)
-        kill(pids[i], SIGKILL);
-}
-
 /* Returns when no process of the run is left. */
 static void
 end_tree(struct run *run)
@@ -263,7 +257,8 @@ end_tree(struct run *run)
                 return;
             ppoll(NULL, 0, &again, &none);
         } else {
-            kill_children(run->init);
+            if (!eb_cgroup_kill(&run->init->cgroup))
+                eb_watch_kill_children(run->init->proc);
             ppoll(NULL, 0, &soon, &none);
         }
     }
@@ -313,6 +308,7 @@ report_end(struct run *run)
         .user_time = run->meter.user,
         .system_time = run->meter.system + run->meter.watch.lost,
         .peak_memory = run->meter.peak,
+        .processes = run->meter.processes,
         .stdout_size = out_stream.stored,
         .stderr_size = err_stream.stored,
     };
@@ -355,6 +351,7 @@ finish(struct run *run)
         run->dirty = !eb_workspace_clear(run->init);
     report_end(run);
     eb_workspace_renew(run->init->places);
+    eb_cgroup_end(&run->init->cgroup);
     eb_stream_reset(&out_stream);
     eb_stream_reset(&err_stream);
 }
@@ -372,6 +369,7 @@ start(struct run *run)
     run->relay.fed = run->spawn.fed;
     if (run->pid < 0) {
         run->cause = EB_CAUSE_SETUP;
+        run->dirty = run->spawn.status->stage == EB_STAGE_CGROUP;
         return;
     }
     if (run->spawn.gate_fd >= 0)
@@ -402,7 +400,8 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
                                 .stdin_fd = fds->input,
                                 .gate_fd = fds->gate,
                                 .box_fd = init->box,
-                                .status = init->status}};
+                                .status = init->status,
+                                .cgroup = &init->cgroup}};
     run.relay = (struct eb_relay){.sock = init->sock,
                                   .run_id = job->run_id,
                                   .limit = job->limits.output,

@@ -14,10 +14,12 @@ import secrets
 import select
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from evalbox import _native
 from evalbox._host import host
 from evalbox._host.namespaces import PROGRAM, namespace_config
+from evalbox._launch.cgroups import LauncherCgroups
 from evalbox._launch.kit import Filters, Kit
 from evalbox._launch.root import Root
 from evalbox._launch.uids import UidLocks
@@ -48,6 +50,7 @@ class Slot:
         ruleset: serial of the kit whose ruleset init holds; in namespaces it never changes.
         workspace: in namespaces, descriptor of the directory with its places; else -1.
         run_id: of the run that it serves, 0 when idle.
+        no_cgroup: why it has none although the host has some; else "".
     """
 
     __slots__ = (
@@ -55,6 +58,7 @@ class Slot:
         "env",
         "launcher",
         "name",
+        "no_cgroup",
         "number",
         "ruleset",
         "run_id",
@@ -76,6 +80,7 @@ class Slot:
         self.ruleset = 0
         self.run_id = 0
         self.workspace = -1
+        self.no_cgroup = ""
         self.env: dict[str, str] = {}
         self.encoded_env = b""
 
@@ -127,6 +132,16 @@ class Slot:
         self.sock = self.workspace = -1
 
 
+class _New(NamedTuple):
+    """A slot that is about to be made; `cgroup` is EB_CGROUP_*."""
+
+    number: int
+    name: str
+    token: int
+    uid: int | None
+    cgroup: int
+
+
 class Launcher:
     """Owner of a launcher process, its directory and its slots.
 
@@ -153,7 +168,9 @@ class Launcher:
         # Inits that failed and whose end has not been told: their uid is not free.
         self._failed: dict[int, int | None] = {}
         self.root = Root() if filters.tier == "process" else None
+        self.cgroups = LauncherCgroups(host().cgroups)
         try:
+            self.cgroups.make()
             self._start()
             self._configure()
         except BaseException:
@@ -174,6 +191,7 @@ class Launcher:
             )
             self.pidfd = os.pidfd_open(self.pid)
             self.control = ours.detach()
+        self.cgroups.adopt(self.pid)
 
     def _configure(self) -> None:
         filters = self.filters
@@ -195,6 +213,7 @@ class Launcher:
             raise SetupError("config", errno.ECHILD, "the launcher ended before it was ready")
         if said.type is not Control.READY:
             raise SetupError(_native.stage_name(said.stage), said.error)
+        self.cgroups.settle(self.pid, self.wire, self.control)
 
     # ---- slots
 
@@ -210,11 +229,15 @@ class Launcher:
             undo.callback(self._give_number_back, number)
             uid = self._take_uid(undo)
             name = secrets.token_hex(16)
+            undo.callback(self.cgroups.remove, name)
+            no_cgroup = self.cgroups.add(name)
+            new = _New(number, name, token, uid, 0 if no_cgroup else self.cgroups.kind)
             if self.root is not None:
                 undo.callback(_native.tree_remove, self.root.fd, name)
-                slot = self._start_init(self.root, number, name, token, uid)
+                slot = self._start_init(self.root, new)
             else:
-                slot = self._start_in_namespaces(number, name, token, uid, kit)
+                slot = self._start_in_namespaces(new, kit)
+            slot.no_cgroup = no_cgroup
             undo.pop_all()
         self.slots[number] = slot
         return slot
@@ -243,30 +266,28 @@ class Launcher:
         if self.uids is not None and uid not in self._failed.values():
             self.uids.release(uid)
 
-    def _start_init(self, root: Root, number: int, name: str, token: int, uid: int | None) -> Slot:
-        workspace = _make_workspace(root, name, uid)
+    def _start_init(self, root: Root, new: _New) -> Slot:
+        workspace = _make_workspace(root, new.name, new.uid)
         try:
-            slot = self._order_init(number, name, token, uid, workspace)
+            slot = self._order_init(new, workspace)
         finally:
             os.close(workspace)
-        slot.has_places_at(*(f"{root.path}/{name}/{place}" for place in PLACES[1:]))
+        slot.has_places_at(*(f"{root.path}/{new.name}/{place}" for place in PLACES[1:]))
         return slot
 
-    def _start_in_namespaces(
-        self, number: int, name: str, token: int, uid: int | None, kit: Kit
-    ) -> Slot:
+    def _start_in_namespaces(self, new: _New, kit: Kit) -> Slot:
         caller = host().caller
-        owner = (caller.uid, caller.gid) if uid is None else (uid, uid)
+        owner = (caller.uid, caller.gid) if new.uid is None else (new.uid, new.uid)
         message, mounts = kit.tree(*owner)
         files = _native.sealed_memfd(message)
         try:
-            slot = self._order_init(number, name, token, uid, files)
+            slot = self._order_init(new, files)
         finally:
             os.close(files)
         try:
             slot.workspace = self._hear_ready(slot, mounts)
         except BaseException:
-            self._failed[number] = uid
+            self._failed[new.number] = new.uid
             self.destroy(slot)
             slot.close()
             raise
@@ -289,18 +310,21 @@ class Launcher:
             raise SetupError(_native.stage_name(ready.stage), ready.error, message)
         return ready.workspace
 
-    def _order_init(self, number: int, name: str, token: int, uid: int | None, files: int) -> Slot:
+    def _order_init(self, new: _New, files: int) -> Slot:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             ours.setblocking(False)
-            owner = _native.KEEP_ID if uid is None else uid
-            order = _native.control(Control.SPAWN, number, owner, name)
+            owner = _native.KEEP_ID if new.uid is None else new.uid
+            order = _native.control(Control.SPAWN, new.number, owner, new.name, new.cgroup)
             self.wire.send(self.control, order, [theirs.fileno(), files])
-            return Slot(self, number, name, token, ours.detach(), uid)
+            return Slot(self, new.number, new.name, new.token, ours.detach(), new.uid)
 
     def forget_slot(self, slot: Slot) -> None:
         """Its init and all below it are gone."""
         slot.close()
+        if self.is_gone:
+            # With init and launcher killed together, what the program left may live.
+            self.cgroups.remove(slot.name)
         del self.slots[slot.number]
         self._free_numbers.append(slot.number)
         if slot in self.idle:
@@ -344,6 +368,7 @@ class Launcher:
                 raise InternalError(f"the launcher (pid {self.pid}) does not end")
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        self.cgroups.close()
         if self.root is not None:
             with contextlib.suppress(OSError):
                 self.root.remove()
@@ -362,6 +387,7 @@ class Launcher:
         self.idle.clear()
         close_all(fd for fd in (self.control, self.pidfd) if fd >= 0)
         self.control = self.pidfd = -1
+        self.cgroups.forget()
         if self.root is not None:
             self.root.close()
 

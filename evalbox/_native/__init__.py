@@ -30,8 +30,13 @@ except ImportError as missing:
 
 UNLIMITED: Final = 2**64 - 1
 KEEP_ID: Final = 2**32 - 1
-MOST_FDS: Final = lib.EB_JOB_FDS
+MOST_FDS: Final = lib.EB_PACKET_FDS
 MESSAGE_MAX: Final = lib.EB_MESSAGE_MAX
+CGROUP_MEMORY: Final[int] = lib.EB_CGROUP_MEMORY
+CGROUP_PIDS: Final[int] = lib.EB_CGROUP_PIDS
+CGROUP_CPU: Final[int] = lib.EB_CGROUP_CPU
+CGROUP_UNIFIED: Final[int] = lib.EB_CGROUP_UNIFIED
+CGROUP_HOME: Final[int] = lib.EB_CGROUP_HOME
 _BATCH: Final = 256
 
 
@@ -67,6 +72,7 @@ class Control(enum.IntEnum):
     GONE = lib.EB_CONTROL_GONE
     READY = lib.EB_CONTROL_READY
     FAILED = lib.EB_CONTROL_FAILED
+    CGROUP = lib.EB_CONTROL_CGROUP
 
 
 def _checked(result: int) -> int:
@@ -185,13 +191,14 @@ def config(
     return bytes(ffi.buffer(message))
 
 
-def control(kind: Control, slot: int, uid: int = KEEP_ID, name: str = "") -> bytes:
+def control(kind: Control, slot: int, uid: int = KEEP_ID, name: str = "", cgroup: int = 0) -> bytes:
     """An order to a launcher."""
     message = ffi.new("struct eb_control *")
     message.type = kind
     message.slot = slot
     message.uid = uid
     message.name = os.fsencode(name)
+    message.cgroup = cgroup
     return bytes(ffi.buffer(message))
 
 
@@ -264,6 +271,7 @@ class Report(NamedTuple):
     user_time: int
     system_time: int
     peak_memory: int
+    processes: int
     stdout: bytes
     stderr: bytes
 
@@ -407,6 +415,7 @@ class Wire:
             said.user_time,
             said.system_time,
             said.peak_memory,
+            said.processes,
             out,
             err,
         )
