@@ -40,8 +40,21 @@ fail(const struct eb_child *child, enum eb_stage stage, int error)
     _exit(127);
 }
 
+<<<<<<< HEAD
 /* SIGCONT passes between all uids of a session (kill(2)): where no Landlock scope stops
  * it, each run has a session of its own.  Elsewhere that would only cost time. */
+=======
+/* First of all: what follows is counted as the run's.  The kernel asks what init,
+ * who opened the files, may do. */
+static void
+enter_cgroups(const struct eb_child *child)
+{
+    for (int i = 0; i < EB_HIERARCHIES; i++)
+        if (child->cgroups[i] >= 0 && write(child->cgroups[i], "0", 1) < 0)
+            fail(child, EB_STAGE_CGROUP, errno);
+}
+
+>>>>>>> main
 static void
 enter_group(const struct eb_child *child)
 {
@@ -211,6 +224,7 @@ int
 eb_child_main(void *argument)
 {
     const struct eb_child *child = argument;
+    enter_cgroups(child);
     enter_group(child);
     set_stdio(child);
     offer_to_oom_killer();

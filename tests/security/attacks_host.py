@@ -322,7 +322,7 @@ def _started_by_its_path(ctx: Context) -> str:
 
 
 @attack(
-    "I15",
+    "I14",
     "where on the host evalbox is installed, from its parent",
     property="fs_metadata",
     blocked="hidden",

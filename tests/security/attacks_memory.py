@@ -122,7 +122,7 @@ def grow():
 
 
 hoard(
-    "R42",
+    "R40",
     "what children get by writing, while all processors are busy and looks are late",
     """
 for _ in range(30):
@@ -140,7 +140,7 @@ def grow():
     blocked=_BLOCKED,
 )
 hoard(
-    "R43",
+    "R41",
     "private memory of children, behind one that runs in its parent's memory until execve",
     """
 libc = ctypes.CDLL(None)
