@@ -40,10 +40,6 @@ fail(const struct eb_child *child, enum eb_stage stage, int error)
     _exit(127);
 }
 
-<<<<<<< HEAD
-/* SIGCONT passes between all uids of a session (kill(2)): where no Landlock scope stops
- * it, each run has a session of its own.  Elsewhere that would only cost time. */
-=======
 /* First of all: what follows is counted as the run's.  The kernel asks what init,
  * who opened the files, may do. */
 static void
@@ -54,7 +50,8 @@ enter_cgroups(const struct eb_child *child)
             fail(child, EB_STAGE_CGROUP, errno);
 }
 
->>>>>>> main
+/* SIGCONT passes between all uids of a session (kill(2)): where no Landlock scope stops
+ * it, each run has a session of its own.  Elsewhere that would only cost time. */
 static void
 enter_group(const struct eb_child *child)
 {

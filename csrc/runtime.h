@@ -156,11 +156,8 @@ struct eb_child {
     struct eb_rlimit open_files;
     struct eb_filter filter;
     bool listen;
-<<<<<<< HEAD
     bool own_session;
-=======
     int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
->>>>>>> main
 };
 
 /* Entry point for clone(); never returns. */
