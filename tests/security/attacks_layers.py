@@ -55,7 +55,7 @@ MADE in [int(line.split()[1]) for line in lines] or held("none")
 )
 
 program(
-    "P36",
+    "R49",
     "a higher priority, with uid 0",
     property=None,
     blocked="EPERM EACCES",
