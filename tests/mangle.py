@@ -35,7 +35,7 @@ changes = st.lists(
     st.builds(
         Change,
         st.sampled_from(["bit", "byte", "word", "word", "long", "long", "cut", "add", "all"]),
-        st.integers(0, 400),
+        st.integers(0, 31) | st.integers(0, 400),
         st.sampled_from(INTERESTING) | st.integers(0, 2**64 - 1),
         st.binary(max_size=300),
     ),

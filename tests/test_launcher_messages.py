@@ -45,7 +45,7 @@ Wanted = Sequence[int | str] | None
 
 # Not shrunk: what breaks a launcher may have come over several messages.
 few = settings(LONG, max_examples=60, phases=[Phase.generate])
-many = settings(few, max_examples=5000)
+many = settings(few, max_examples=2000)
 
 
 def parsed(struct: str, message: bytes) -> Any:
@@ -60,6 +60,11 @@ def is_order(struct: str, message: bytes, fds: int, kind: int) -> bool:
     size = ffi.sizeof(f"struct {struct}")
     fits = len(message) == size if struct == "eb_control" else len(message) >= size
     return fits and fds <= lib.EB_JOB_FDS and parsed(struct, message).type == kind
+
+
+def is_end(message: bytes, fds: int) -> bool:
+    """Whether it is what the end of the host looks like."""
+    return message == b"" and fds <= lib.EB_JOB_FDS
 
 
 def open_descriptors(pid: int) -> int | None:
@@ -251,7 +256,7 @@ def try_order(trial: Trial, wrong: Sequence[Change], wanted: Wanted) -> None:
     with contextlib.suppress(SetupError, OSError):
         slot = launcher.add_slot(next(trial.ids), trial.kit)
     message, fds = trial.wire.sent
-    if message == b"":  # which is what the end of the host looks like
+    if is_end(message, fds):
         trial.end()
         return
     if is_order("eb_control", message, fds, Control.SPAWN):
@@ -310,7 +315,7 @@ def try_job(trial: Trial, kind: str, wrong: Sequence[Change], wanted: Wanted) ->
         finally:
             for fd in given_fds:
                 os.close(fd)
-        if message == b"":
+        if is_end(message, len(fds)):
             trial.until_gone(slot.number)
             trial.serving().forget_slot(slot)
             trial.slot = None
