@@ -8,7 +8,8 @@
  *   mounts.c    the files of an init in namespaces
  *   fixtures.c  those of them that lie in the workspace
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
- *   run.c       one run from its job to its final report: what ends it, and how
+ *   run.c       one run from its job on: what ends it
+ *   finish.c    its end: tree, report, traces
  *   limits.c    CPU time, memory and disk against their limits; accounts
  *   relay.c     the program's pipes, to and from the host
  *   capture.c   output kept whether or not the host reads

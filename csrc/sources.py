@@ -26,6 +26,7 @@ LAUNCHER = [
     "fixtures.c",
     "init.c",
     "run.c",
+    "finish.c",
     "limits.c",
     "relay.c",
     "capture.c",
