@@ -64,7 +64,7 @@ def _explained(results: list[Result]) -> Iterator[str]:
     for row in results:
         if row.verdict is Verdict.ALLOWED:
             name = ATTACKS[row.id].property or ""
-            reason = re.sub(r" [(]started by uid .*[)]$", "", row.reason)
+            reason = re.sub(r" [(].*[)]$", "", row.reason)
             found.setdefault((name, row.level, reason), set()).add(row.id)
     for (name, level, reason), ids in sorted(found.items()):
         listed = ", ".join(item for item in IDS if item in ids)
