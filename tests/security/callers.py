@@ -49,12 +49,21 @@ class Told:
 
 
 def told_by(
-    caller: str, ids: Iterable[str] = (), tiers: Iterable[str] = TIERS, launcher: Path | None = None
+    caller: str,
+    ids: Iterable[str] = (),
+    tiers: Iterable[str] = TIERS,
+    launcher: Path | None = None,
+    cgroups: bool = True,
 ) -> Told:
-    """All results of a caller, or why there are none; with another launcher if there is one."""
+    """All results of a caller, or why there are none.
+
+    With another launcher if there is one, and on request as where there are no cgroups.
+    """
     arguments = ["--caller", caller, *(f"--tier={tier}" for tier in tiers), *ids]
     if launcher is not None:
         arguments.insert(0, f"--launcher={launcher}")
+    if not cgroups:
+        arguments.insert(0, "--without-cgroups")
     with ExitStack() as stack:
         prefix, root = _COMMANDS[caller](stack)
         command = [*prefix, sys.executable, "-m", "security.drive", *arguments]
