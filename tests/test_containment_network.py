@@ -14,7 +14,6 @@ import tiers
 from evalbox import Network, Policy, Syscalls
 from probe import Attack, allowed, control, denied, inside, open_directory
 
-
 pytestmark = pytest.mark.usefixtures("tier")
 
 
