@@ -189,7 +189,8 @@ ROWS = (
         "java -Djava.io.tmpdir=$TMPDIR Main.java",
         files={"Main.java": HELLO_JAVA},
         prints="42\nhello\n",
-        note="without namespaces it puts temporary files into a closed /tmp unless told: `-Djava.io.tmpdir=$TMPDIR`",
+        note="without namespaces it puts temporary files into a closed /tmp unless told:"
+        " `-Djava.io.tmpdir=$TMPDIR`",
     ),
     # ---- interpreters
     shell(
