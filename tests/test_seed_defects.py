@@ -378,10 +378,7 @@ def failing_plans(folder: Path) -> list[tuple[Plan, type[Exception]]]:
     return [
         (Plan(["no-such-program-anywhere"]), CommandNotFound),
         (Plan(["true"], policy=Policy(read=[folder / "missing"])), PlanError),
-        (
-            Plan(["true"], policy=Policy(isolation="process", require=["proc_view"])),
-            UnsupportedError,
-        ),
+        (Plan(["true"], policy=lacking), UnsupportedError),
         (Plan(["./x"], files=garbage, hold=True, stdin=PIPE), SetupError),
         (Plan(["./x"], files=garbage), SetupError),
     ]
