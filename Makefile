@@ -1,5 +1,6 @@
 # Every target makes what it needs, the virtual environment included.
 # Knobs: PYTHON=/path/to/python3  VENV=.venv  PYTEST="-k name"  ATTACKS="F9 P1"
+#        MACHINES="--release 6.1 --caller user" for test-kernels
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -64,7 +65,7 @@ demo: $(BIN)/.built $(BIN)/.extra-cli $(BIN)/.extra-data ## grade a real data se
 
 TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli $(BIN)/.extra-data
 
-.PHONY: test test-long test-all test-c test-asan test-security docs-test
+.PHONY: test test-long test-all test-c test-asan test-security exposure docs-test
 test: $(TEST_READY) ## the suite in at most 8 minutes
 	$(BIN)/pytest -m "not long" $(PYTEST)
 
@@ -77,6 +78,9 @@ test-all: $(TEST_READY) ## everything
 test-security: $(TEST_READY) ## attack x caller x tier (ATTACKS="F9", ATTACKS=--write for the docs)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.table $(ATTACKS)
 
+exposure: $(TEST_READY) ## what a program can reach, beside bubblewrap (EXPOSURE=--write for the docs)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.exposure $(EXPOSURE)
+
 docs-test: $(TEST_READY) ## run the code blocks of README and docs
 	$(BIN)/pytest tests/test_docs.py $(PYTEST)
 
@@ -88,6 +92,22 @@ test-asan: $(TEST_READY) test-c ## the C tests and the core paths on a sanitized
 	EVALBOX_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/asan --build-lib $(ASAN_LIB)
 	$(ASAN_ENV) $(ASAN_PATH) LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 	    $(BIN)/pytest -m core -p no:cacheprovider $(PYTEST)
+
+# ---- kernels -------------------------------------------------------------------
+
+KERNELS := build/kernels
+RELEASES := 6.1 6.12
+
+# Whatever is there is used again: `rm -r build/kernels` for newer kernels.
+$(KERNELS)/%/vmlinuz:
+	tools/kernels/fetch $(KERNELS) $*
+
+$(KERNELS)/root.ext4: tools/kernels/system.py tools/kernels/init $(filter-out %.built,$(TEST_READY))
+	$(BIN)/python tools/kernels/system.py $(VENV) $@
+
+.PHONY: test-kernels
+test-kernels: $(TEST_READY) $(RELEASES:%=$(KERNELS)/%/vmlinuz) $(KERNELS)/root.ext4 ## suites on Debian's 6.1 and 6.12, emulated
+	nice -n 10 $(BIN)/python tools/kernels/run.py $(MACHINES)
 
 # ---- quality -----------------------------------------------------------------
 

@@ -185,6 +185,7 @@ wait_for_order(const struct eb_init *init)
     }
 }
 
+/* Those of which the job does not speak are closed. */
 static struct eb_job_fds
 sort_descriptors(uint32_t bits, const struct eb_packet *packet)
 {
@@ -192,6 +193,8 @@ sort_descriptors(uint32_t bits, const struct eb_packet *packet)
     int used = 0;
     for (int i = 0; i < EB_JOB_FDS; i++)
         slots[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
+    for (int i = used; i < packet->n_fds; i++)
+        close(packet->fds[i]);
     return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3]};
 }
 

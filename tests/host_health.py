@@ -173,11 +173,33 @@ class Patient:
 
 
 def objects() -> set[tuple[str, str]]:
-    """What outlives its maker: names in shared file systems, objects of System V."""
-    found = {(folder, name) for folder in _SHARED for name in _names(folder)}
-    for kind in ("shm", "sem", "msg"):
-        found |= {(kind, number) for number in _column(f"/proc/sysvipc/{kind}", 1)}
+    """What outlives its maker, and may be a program's: in shared places, and of System V.
+
+    Programs of root run as somebody else, and those of a user as himself.
+    """
+    found = {
+        (folder, name)
+        for folder in _SHARED
+        for name in _names(folder)
+        if _may_be_a_programs(_owner(f"{folder}/{name}"))
+    }
+    for kind, column in (("shm", 7), ("sem", 4), ("msg", 7)):
+        for line in (_read(f"/proc/sysvipc/{kind}") or "").splitlines()[1:]:
+            fields = line.split()
+            if _may_be_a_programs(int(fields[column])):
+                found.add((kind, fields[1]))
     return found
+
+
+def _owner(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_uid
+    except FileNotFoundError:
+        return None
+
+
+def _may_be_a_programs(uid: int | None) -> bool:
+    return uid is not None and (uid != 0 if os.getuid() == 0 else uid == os.getuid())
 
 
 def snapshot(patient: Patient) -> dict[str, Any]:
@@ -230,7 +252,7 @@ def unharmed(patient: Patient, patience: float = 60.0) -> Iterator[KernelLog]:
         if not _settles(lambda: snapshot(patient) == before, patience):
             raise AssertionError("\n".join(_differences(before, snapshot(patient))))
         left = objects() - there
-        assert _settles(lambda: not left.intersection(objects()), patience), left & objects()
+        assert _settles(lambda: left.isdisjoint(objects()), patience), left & objects()
         least = memory * (1 - _MEMORY)
         assert _settles(lambda: available_memory() >= least, patience), available_memory() / memory
         assert abs(_clock() - clock) < _CLOCK, "the time was set"

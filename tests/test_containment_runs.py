@@ -317,6 +317,18 @@ ctypes.CDLL(None).syscall(int(os.environ["EXIT"]))
     assert ended == {32 * MiB: Status.EXITED, 1024 * MiB: Status.MEMORY_LIMIT}
 
 
+def test_memory_that_a_child_borrows_until_execve_counts_once() -> None:
+    # subprocess uses vfork: until execve parent and child both show all of it.
+    script = """
+import subprocess
+held = bytearray(120 << 20)
+for _ in range(500):
+    subprocess.run(["true"], close_fds=False)
+"""
+    output = python(script, memory=200 * MiB, timeout=120.0)
+    assert output.status is Status.EXITED, output.explain()
+
+
 @pytest.mark.root
 def test_a_workspace_that_cannot_be_emptied_serves_no_other_run() -> None:
     plan = Plan(["sh", "-c", "mkdir d; echo ready; sleep 60"], stream=True)

@@ -177,7 +177,7 @@ class Loop:
         enforcement = kit.enforcement(plan.limits)
         self._last_id = next(self._ids)
         life = Life(SandboxId(self._last_id), plan, self._machine, enforcement)
-        run = Run(life, sink, kit.serves_once)
+        run = Run(life, sink, kit.serves_once(plan))
         try:
             if plan.stdin is PIPE:
                 run.stdin = Stdin(self.wire, tokens.make(life.id, tokens.STDIN))

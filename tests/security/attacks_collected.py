@@ -197,6 +197,7 @@ _FORGE = 'os.write(os.open(f"/proc/{PID}/fd/1", os.O_WRONLY), b"forged")'
     "words in the output of another run",
     property="fs_write",
     blocked="EACCES ENOENT",
+    privileged="CAP_SYS_PTRACE",
     control=lambda ctx: _write_into(ctx, _FORGE, ctx.act_outside),
 )
 def words_in_another_output(ctx: Context) -> str:

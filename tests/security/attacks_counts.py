@@ -64,10 +64,12 @@ def _more(name: str, title: str, more: str, child: str) -> None:
         title,
         property="processes",
         blocked="EAGAIN",
-        control=lambda ctx: ctx.python(script, processes=None).text.strip() or "no word",
+        control=lambda ctx: (
+            ctx.python(script, processes=None, memory=None).text.strip() or "no word"
+        ),
     )
     def more_than_the_limit(ctx: Context) -> str:
-        output = ctx.python(script, processes=_LIMIT)
+        output = ctx.python(script, processes=_LIMIT, memory=None)
         return output.text.strip() or output.explain()
 
 

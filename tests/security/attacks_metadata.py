@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from security.attacks_files import CLOSED, SECRET
-from security.base import Context, program
+from security.base import Context, nothing_lacks, program
 
 REFUSED = f"{CLOSED} EPERM EROFS"
 
@@ -123,7 +123,7 @@ for _id, (_name, _act) in SET_ID_ACTS.items():
         property=None,
         blocked=SET_ID,
         act=_act,
-        **({"needs": _since(SINCE[_id])} if _id in SINCE else {}),
+        needs=_since(SINCE[_id]) if _id in SINCE else nothing_lacks,
     )
 program(
     "F17.granted",
@@ -277,7 +277,7 @@ for _id, (_title, _act) in SIGHTS.items():
         blocked=f"{CLOSED} EPERM no",
         given=_with_link,
         act=_act,
-        **({"needs": no_handles} if _id == "F22.handle" else {}),
+        needs=no_handles if _id == "F22.handle" else nothing_lacks,
     )
 program(
     "F24.inotify",

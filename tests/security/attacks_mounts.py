@@ -129,9 +129,12 @@ OPEN_ANY = """
 opened = []
 for path in PATHS:
     try:
-        opened.append(os.open(path, os.O_WRONLY))
+        fd = os.open(path, os.O_WRONLY)
     except OSError:
-        pass
+        continue
+    # What is hidden is /dev/null.
+    if not stat.S_ISCHR(os.fstat(fd).st_mode):
+        opened.append(path)
 opened or held("none")
 """
 _OF_PROC = ("/proc/sysrq-trigger", "/proc/mtrr", "/proc/self/loginuid")

@@ -48,9 +48,13 @@ class Told:
     results: list[Result] = field(default_factory=list)
 
 
-def told_by(caller: str, ids: Iterable[str] = (), tiers: Iterable[str] = TIERS) -> Told:
-    """All results of a caller, or why there are none."""
+def told_by(
+    caller: str, ids: Iterable[str] = (), tiers: Iterable[str] = TIERS, launcher: Path | None = None
+) -> Told:
+    """All results of a caller, or why there are none; with another launcher if there is one."""
     arguments = ["--caller", caller, *(f"--tier={tier}" for tier in tiers), *ids]
+    if launcher is not None:
+        arguments.insert(0, f"--launcher={launcher}")
     with ExitStack() as stack:
         prefix, root = _COMMANDS[caller](stack)
         command = [*prefix, sys.executable, "-m", "security.drive", *arguments]

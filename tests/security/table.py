@@ -100,12 +100,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="rewrite the table in the docs")
     parser.add_argument("--caller", action="append", choices=CALLERS)
+    parser.add_argument("--slow", type=int, default=0, metavar="N", help="the N slowest as well")
     parser.add_argument("ids", nargs="*", help="all without any")
     asked = parser.parse_args()
     told = {caller: _asked(caller, asked.ids) for caller in asked.caller or callers_here()}
     results = [row for one in told.values() for row in one.results]
     _print_table(asked.ids or IDS, results)
     _print_missing(told)
+    for row in sorted(results, key=lambda row: -row.seconds)[: asked.slow]:
+        print(f"{row.seconds:6.2f} s  {row.id} ({row.caller}, {row.tier})")
     failures = [row for row in results if row.failure]
     for row in failures:
         print(f"FAILED {row.id} ({row.caller}, {row.tier}): {row.failure}")

@@ -30,12 +30,16 @@ SUITES = {
     "expected": ["tests/test_kernel_expectations.py"],
     "core": ["-m", "core and not long", "tests"],
 }
-PYTEST = "/venv/bin/python -m pytest -q --color=no -p no:cacheprovider --timeout 600".split()
+PYTEST = [
+    *("/venv/bin/python", "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"),
+    *("--timeout", "600"),
+]
 COMPILED = ("evalbox/_core.abi3.so", "evalbox/_launcher")
-QEMU = (
-    "qemu-system-x86_64 -M pc,accel=tcg -cpu max -smp 2 -m 4G -icount shift=0"
-    " -nodefaults -nographic -no-reboot -serial stdio"
-).split()
+# One processor: with two and counted time, 6.1 does not come up.
+QEMU = [
+    *("qemu-system-x86_64", "-M", "pc,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "4G"),
+    *("-icount", "shift=0", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"),
+]
 BOOT = "console=ttyS0 root=/dev/nvme0n1 rw init=/init panic=-1 quiet"
 PATIENCE = 3600.0
 
@@ -77,7 +81,7 @@ class Result:
 
 def pack_project(target: Path) -> None:
     """The working tree as git knows it, and the compiled parts."""
-    command = "git ls-files -z --cached --others --exclude-standard".split()
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True)
     names = [name for name in listed.stdout.split("\0") if name and (PROJECT / name).exists()]
     with tarfile.open(target, "w") as archive:
@@ -145,7 +149,7 @@ def collect(machine: Machine, suites: dict[str, list[str]]) -> list[Result]:
 def read_junit(suite: str, path: Path) -> Result:
     if not path.exists():
         return Result(suite, broken=True)
-    (root,) = ElementTree.parse(path).getroot()
+    (root,) = ElementTree.parse(path).getroot()  # noqa: S314  # pytest wrote it
     failed, skipped = [], 0
     cases = list(root.iter("testcase"))
     for case in cases:
@@ -200,7 +204,8 @@ def main() -> int:
         for release in wanted.release or RELEASES
         for caller in wanted.caller or CALLERS
     ]
-    return 0 if all([run(machine, suites) for machine in machines]) else 1
+    failed = [machine for machine in machines if not run(machine, suites)]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

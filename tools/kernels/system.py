@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGES = (
-    "dash bash coreutils findutils grep sed mawk tar gzip file perl-base diffutils"
-    " python3 gcc g++ libc6-dev libseccomp2 util-linux mount procps iproute2"
-).split()
+    *("dash", "bash", "coreutils", "findutils", "grep", "sed", "mawk", "tar", "gzip"),
+    *("diffutils", "file", "perl-base", "util-linux", "mount", "procps", "iproute2"),
+    *("python3", "gcc", "g++", "libc6-dev", "libseccomp2"),
+)
 UNWANTED = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/share/info/")
-DIRECTORIES = "proc sys dev tmp run root home etc var/tmp".split()
+DIRECTORIES = ("proc", "sys", "dev", "tmp", "run", "root", "home", "etc", "var/tmp")
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\ntester:x:1000:1000::/home/tester:/bin/sh\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -43,7 +44,7 @@ def output(*command: str, check: bool = True) -> str:
 def installed_files() -> Iterable[str]:
     """The files of the packages, by the paths that they have without symbolic links."""
     output("dpkg-query", "-W", *PACKAGES)  # fails, and says of which, if one is not there
-    without = "recommends suggests conflicts breaks replaces enhances".split()
+    without = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
     options = ["--recurse", "--installed", *(f"--no-{kind}" for kind in without)]
     lines = output("apt-cache", "depends", *options, *PACKAGES).splitlines()
     names = sorted({line for line in lines if line[0].isalnum()})
