@@ -156,13 +156,15 @@ eb_relay_finish(struct eb_relay *relay)
 void
 eb_relay_report(int sock, const struct iovec *parts, int n_parts, const int *fds, int n_fds)
 {
-    while (!eb_init_terminated) {
+    for (;;) {
         int error = eb_packet_send(sock, parts, n_parts, fds, n_fds, MSG_DONTWAIT);
+        /* After SIGTERM it is tried all the same: the host may be there, and only the
+         * launcher gone. */
+        if ((error != -EAGAIN && error != -ETOOMANYREFS) || eb_init_terminated)
+            return;
         if (error == -EAGAIN)
             wait_for_host(sock);
-        else if (error == -ETOOMANYREFS)
-            wait_for_others();
         else
-            return;
+            wait_for_others();
     }
 }
