@@ -8,13 +8,18 @@
  *   mounts.c    the files of an init in namespaces
  *   fixtures.c  those of them that lie in the workspace
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
- *   run.c       one run from its job to its final report: what ends it, and how
+ *   run.c       one run from its job on: what ends it
+ *   finish.c    its end: tree, report, traces
  *   limits.c    CPU time, memory and disk against their limits; accounts
  *   relay.c     the program's pipes, to and from the host
  *   capture.c   output kept whether or not the host reads
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
  *   landlock.c  rules made into a ruleset (evalbox.h)
+ *   cgroup.c    the cgroups of a slot (cgroup.h)
+ *   cgroup_read.c  what they tell
+ *   cgroups.c   those of a launcher (cgroup.h)
+ *   clone.c     a child made inside a cgroup (cgroup.h)
  *   protocol.c  messages: encode, decode, descriptors
  *   watch.c     memory and CPU time of a process tree, from /proc
  *   disk.c      bytes used by a directory tree
@@ -23,6 +28,7 @@
 #ifndef EB_RUNTIME_H
 #define EB_RUNTIME_H
 
+#include "cgroup.h"
 #include "evalbox.h"
 #include "layers.h"
 
@@ -53,6 +59,7 @@ struct eb_runtime {
     int abi;
     int self;        /* pidfd of the launcher */
     char root_name[EB_NAME_MAX];
+    struct eb_cgroups cgroups;
     char uid_map[EB_MAP_MAX];
     char gid_map[EB_MAP_MAX];
 };
@@ -99,7 +106,7 @@ struct eb_tree_view {
 struct eb_packet {
     void *data;
     size_t size;
-    int fds[EB_JOB_FDS];
+    int fds[EB_PACKET_FDS];
     int n_fds;
 };
 
@@ -149,6 +156,8 @@ struct eb_child {
     struct eb_rlimit open_files;
     struct eb_filter filter;
     bool listen;
+    bool own_session;
+    int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
 };
 
 /* Entry point for clone(); never returns. */
@@ -183,6 +192,7 @@ struct eb_init {
     uint64_t ruleset_id;
     int ruleset_fd;    /* the last one, kept for the next run */
     struct eb_child_status *status;
+    struct eb_cgroup cgroup;
 };
 _Noreturn void eb_init_main(struct eb_init *init);
 /* Tells the host that an init in namespaces has its files (error 0), or why not. */
@@ -241,6 +251,7 @@ struct eb_spawn {
     size_t fed; /* bytes of view->input already in the pipe */
     struct eb_pipes pipes;
     struct eb_child_status *status;
+    struct eb_cgroup *cgroup;
 };
 
 /* Starts the child; returns its pid.  On failure status says where. */
@@ -324,6 +335,8 @@ uint64_t eb_watch_memory(const struct eb_watch *watch, uint32_t uid);
 uint64_t eb_watch_runnable(int proc);
 /* The children of this process, zombies included. */
 size_t eb_watch_children(int proc, pid_t *pids, size_t capacity);
+/* Without a scope: our children, and theirs as they become ours. */
+void eb_watch_kill_children(int proc);
 
 /* ---- disk.c ---- */
 
@@ -344,6 +357,7 @@ struct eb_meter {
     uint64_t user; /* of processes that were waited for */
     uint64_t system;
     uint64_t peak;
+    uint64_t processes; /* 0: not counted */
     uint64_t next_look;
     uint64_t next_disk_look;
 };
@@ -353,6 +367,8 @@ void eb_meter_start(struct eb_meter *meter, uint64_t now);
 void eb_meter_add(struct eb_meter *meter, const struct rusage *usage);
 /* When to look next. */
 uint64_t eb_meter_due(const struct eb_meter *meter);
+/* The OOM killer may have been there. */
+enum eb_cause eb_meter_memory(const struct eb_meter *meter);
 /* The limit that is passed, or EB_CAUSE_EXIT. */
 enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
 /* No process is left: to be called once, before settling. */

@@ -368,3 +368,12 @@ eb_watch_children(int proc, pid_t *pids, size_t capacity)
     memcpy(pids, current.pids, n * sizeof *pids);
     return n;
 }
+
+void
+eb_watch_kill_children(int proc)
+{
+    static pid_t pids[1024];
+    size_t n = eb_watch_children(proc, pids, sizeof pids / sizeof *pids);
+    for (size_t i = 0; i < n; i++)
+        kill(pids[i], SIGKILL);
+}

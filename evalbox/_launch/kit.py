@@ -91,6 +91,14 @@ class Kit:
             self._enforcement[limits] = found
         return found
 
+    def enforcement_without_cgroups(self, limits: Limits, reason: str) -> FrozenMap[Enforcement]:
+        """The same for a run in a slot that has none although the host has some.
+
+        Raises:
+            UnsupportedError: a required property cannot be enforced so.
+        """
+        return host().without_cgroups(reason).check(self.policy, limits, self.identity)
+
     def ruleset(self, workspace: tuple[int, ...]) -> int:
         """A ruleset with these directories as well."""
         own = [(fd, int(WORKSPACE)) for fd in workspace]

@@ -80,19 +80,15 @@ program(
 _MACHINE = {
     "machine-id": ("the number of its installation", "/etc/machine-id"),
     "boot-id": ("the number of its start", "/proc/sys/kernel/random/boot_id"),
-    "product": ("the number of its board", "/sys/class/dmi/id/product_uuid"),
     "command-line": ("the command line of the kernel", "/proc/cmdline"),
     "disks": ("its disks", "/proc/partitions"),
     "disk-use": ("its disks and their use", "/proc/diskstats"),
     "swap": ("its swap files", "/proc/swaps"),
-    "modules": ("modules of the kernel", "/proc/modules"),
     "memory-map": ("its memory map", "/proc/iomem"),
     "interrupts": ("its devices, from interrupts", "/proc/interrupts"),
     "keys": ("keys of the kernel", "/proc/keys"),
     "timers": ("timers of the kernel", "/proc/timer_list"),
     "sysfs": ("its devices", "/sys/class/net/lo/address"),
-    "tracing": ("traces of the kernel", "/sys/kernel/tracing/trace"),
-    "cgroups": ("its control groups", "/sys/fs/cgroup/cgroup.procs"),
 }
 for _name, (_title, _path) in _MACHINE.items():
     program(
@@ -104,6 +100,13 @@ for _name, (_title, _path) in _MACHINE.items():
         privileged="CAP_SYS_ADMIN",
         needs=exists(_path),
     )
+program(
+    "I6.cgroups",
+    "of the machine, its control groups",
+    property="proc_view",
+    blocked=_CLOSED,
+    act='os.listdir("/sys/fs/cgroup")',
+)
 program(
     "I6.symbols",
     "addresses of the kernel",

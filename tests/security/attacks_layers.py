@@ -43,7 +43,7 @@ program(
 )
 
 program(
-    "I14",
+    "I15",
     "objects of System V of the host, from /proc/sysvipc",
     property="proc_view",
     blocked="EACCES none",
@@ -55,7 +55,7 @@ MADE in [int(line.split()[1]) for line in lines] or held("none")
 )
 
 program(
-    "R40",
+    "R49",
     "a higher priority, with uid 0",
     property=None,
     blocked="EPERM EACCES",

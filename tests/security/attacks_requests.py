@@ -60,13 +60,15 @@ _SLEEP = """
 parent = os.getpid()
 pid = os.fork()
 if pid == 0:
-    for _ in range(20):
+    while True:
         time.sleep(0.01)
         os.kill(parent, signal.SIGSTOP)
         os.kill(parent, signal.SIGCONT)
-    os._exit(0)
-signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-call("nanosleep", struct.pack("QQ", 0, 400_000_000), 0)
+try:
+    call("nanosleep", struct.pack("QQ", 0, 400_000_000), 0)
+finally:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 held("slept")
 """
 
