@@ -47,8 +47,9 @@ class Report:
     Attributes:
         kills: SIGKILLs that were sent, by tier and victim.
         strokes: those that died at once, by tier.
-        swept: directories that were left for the next start, as they may be.
-        early: of these, those of a launcher that was not ready when its host died.
+        left: directories and cgroups left for the next start, as they may be: launcher and host
+        were killed.
+    early: cgroups left for the next start by a host that was killed while a launcher started.
     """
 
     seed: int
@@ -57,7 +58,7 @@ class Report:
     strokes: Counter[str] = field(default_factory=Counter)
     hosts: int = 0
     seconds: float = 0.0
-    swept: int = 0
+    left: int = 0
     early: int = 0
     leaks: list[str] = field(default_factory=list)
 
@@ -71,14 +72,14 @@ class Drive:
 
     def __init__(self, tiers: list[str], seed: int, hosts: int, pause: float) -> None:
         self._most, self._mean = hosts, pause
-        self._killer = Killer(seed)
+        self._killer = Killer(seed, has_cgroups=facts().cgroups.version > 0)
         self._nap = mark()
         self.report = Report(seed, tiers)
         self.verdicts = Verdicts()
         self.orphans = remains.Orphans()
         self._hosts: dict[int, Record] = {}
         self._dead: list[Record] = []
-        self._roots: set[str] = set()
+        self._pids: set[int] = set()
         # Else other users of this machine with our uid have directories there too.
         self._is_ours = _has_shm_of_its_own() or os.geteuid() != 0
         self.folder = _folder()
@@ -146,6 +147,7 @@ class Drive:
         pid = os.fork()
         if pid == 0:
             _serve(lambda: serve(self._sites, number, log))
+        self._pids.add(pid)
         self._hosts[pid] = Record(number, pid, log)
 
     def _reap(self) -> None:
@@ -176,19 +178,21 @@ class Drive:
             self._look_at(record)
 
     def _look_at(self, record: Record) -> None:
-        self._roots |= {root for _, root in record.roots}
-        for launcher, root in record.roots:
-            # Of one that was killed it may stay until the next start.
-            if root and os.path.exists(root) and not record.has_killed(launcher):
-                self.report.leaks.append(f"directory {root} {_told(record)}")
-        if not any(kill.what == "launcher" for kill in record.kills):
-            self.report.leaks += [f"cgroup {path}" for path in remains.cgroups_of(record.pid)]
+        """What may stay until the next start is that of launchers that were killed.
+
+        And of those that were not ready: nobody but the host knew of it.
+        """
+        for launcher, place in record.places:
+            if os.path.exists(place):
+                self.report.left += 1
+                if not record.has_killed(launcher):
+                    self.report.leaks.append(f"{place} {_told(record)}")
+        known = {place for _, place in record.places}
+        self.report.early += len(set(remains.cgroups_of(record.pid)) - known)
 
     def _look_around(self) -> None:
-        # Only launchers and what is below them may see such a mount.
-        apart = remains.subtree(os.getpid()) - {*self._hosts}
         for what, found in (
-            ("mount", remains.mounts(self.folder, apart)),
+            ("mount", remains.mounts(self.folder, {*self._hosts})),
             ("IPC object", remains.ipc_objects()),
             ("shared memory", remains.shared_memory(self._nap)),
         ):
@@ -215,20 +219,14 @@ class Drive:
         return [pid for pid in marked(self._nap) if pid != os.getpid()]
 
     def _sweep(self) -> None:
-        if not self._is_ours:
-            return
-        left = remains.directories(self._place)
-        self.report.swept = len(left)
-        self.report.early = len(set(left) - self._roots)
         self._start(_run_once)
-        self._until_no_hosts()
-        left = remains.directories(self._place)
-        self.report.leaks += [f"directory after the next start: {path}" for path in left]
-
-    def _until_no_hosts(self) -> None:
         while self._hosts:
             self._wait(_PAUSE)
         self._until_no_orphans()
+        left = remains.directories(self._place) if self._is_ours else []
+        for pid in self._pids:
+            left += remains.cgroups_of(pid)
+        self.report.leaks += [f"after the next start: {path}" for path in left]
 
     @property
     def is_clean(self) -> bool:

@@ -27,7 +27,7 @@ from typing import Any
 
 from chaos.kinds import Kind, Site, kinds
 from evalbox import Completed, Event, Executor, Output, SetupError, Started, Status, Stdout, TimedOut
-from evalbox._launch import Kit, Slot
+from evalbox._launch import Kit, Launcher, Slot
 from evalbox.executor import dispatch
 from evalbox.executor.record import Run
 from proc import open_descriptors, zombies
@@ -68,9 +68,18 @@ class Ties:
         self._peers: dict[int, int] = {}
         self._launchers: set[int] = set()
         self.of_run: dict[int, tuple[int, int]] = {}
+        # Launcher and socket of the init or launcher that was made last.
+        self.last = (0, 0)
         self._pair, self._hand_over = socket.socketpair, dispatch.Dispatcher._hand_over
+        self._add_slot = Launcher.add_slot
         socket.socketpair = self._paired  # type: ignore[assignment]
         ties = self
+
+        def add_slot(this: Launcher, token: int, kit: Kit) -> Slot:
+            ties.last = (this.pid, 0)
+            return ties._add_slot(this, token, kit)
+
+        Launcher.add_slot = add_slot  # type: ignore[method-assign]
 
         def hand_over(this: dispatch.Dispatcher, run: Run, kit: Kit, slot: Slot) -> None:
             ties.note(run, slot)
@@ -81,6 +90,7 @@ class Ties:
     def _paired(self, *args: Any) -> tuple[socket.socket, socket.socket]:
         ours, theirs = self._pair(*args)
         self._peers[_inode(ours.fileno())] = _inode(theirs.fileno())
+        self.last = (self.last[0], _inode(theirs.fileno()))
         return ours, theirs
 
     def note(self, run: Run, slot: Slot) -> None:
@@ -88,8 +98,9 @@ class Ties:
         self.of_run[run.life.id] = (launcher.pid, self._peers[_inode(slot.sock)])
         if launcher.pid not in self._launchers:
             self._launchers.add(launcher.pid)
-            root = "" if launcher.root is None else launcher.root.path
-            self._log.write("launcher", pid=launcher.pid, root=root)
+            root = [] if launcher.root is None else [launcher.root.path]
+            cgroups = [*dict.fromkeys(launcher.cgroups._paths.values())]
+            self._log.write("launcher", pid=launcher.pid, places=[*root, *cgroups])
 
 
 def _inode(fd: int) -> int:
@@ -126,7 +137,9 @@ class Crowd:
         try:
             run = self._executor.spawn(plan)
         except SetupError as error:
-            self._log.write("refused", run=name, tier=site.tier, kind=what, error=str(error))
+            launcher, init = self._ties.last
+            ties = {"run": name, "tier": site.tier, "launcher": launcher, "init": init}
+            self._log.write("refused", kind=what, **ties, error=str(error))
             return
         self._active[run] = Active(name, site.tier, what, kind, now, act_at, plan.stream)
 

@@ -21,7 +21,7 @@ class Record:
 
     Attributes:
         number: by which it is known; pids are given anew.
-        roots: directory of each launcher that it had ready, by pid.
+        places: directory and cgroups of each launcher that it had ready, and its pid.
         is_done: it ended by itself, with nothing left.
     """
 
@@ -29,7 +29,7 @@ class Record:
     pid: int
     log: Path
     kills: list[Kill] = field(default_factory=list)
-    roots: list[tuple[int, str]] = field(default_factory=list)
+    places: list[tuple[int, str]] = field(default_factory=list)
     is_done: bool = False
     _read: int = 0
 
@@ -55,6 +55,7 @@ class Verdicts:
 
     ends: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     wrong: list[dict[str, Any]] = field(default_factory=list)
     lost: list[dict[str, Any]] = field(default_factory=list)
 
@@ -66,7 +67,7 @@ class Verdicts:
     def _take(self, record: Record, line: dict[str, Any]) -> None:
         what = line["what"]
         if what == "launcher":
-            record.roots.append((line["pid"], line["root"]))
+            record.places += [(line["pid"], place) for place in line["places"]]
         elif what == "done":
             record.is_done = True
             if line["descriptors"] or line["zombies"]:
@@ -85,6 +86,8 @@ class Verdicts:
             self.wrong.append(line)
             return
         self.causes[f"{line['what']}: {cause}"] += 1
+        if "error" in line:
+            self.errors[f"{line['tier']} {line['what']}: {line['error']}"] += 1
         # With its init what it had not taken from the pipe is gone.
         if cause in ("program", "launcher") and line.get("seen", 0) < line.get("acknowledged", 0):
             self.lost.append(line)
@@ -93,7 +96,7 @@ class Verdicts:
 def cause_of(kills: list[Kill], line: dict[str, Any]) -> str:
     """Which kill explains that a run ended before its end; "" when none does."""
     found = {cause for kill in kills for cause in _causes(kill, line)}
-    for cause in ("init", "program", "launcher", "neighbour"):
+    for cause in ("init", "program", "launcher", "start"):
         if cause in found:
             return cause
     return ""
@@ -103,8 +106,9 @@ def _causes(kill: Kill, line: dict[str, Any]) -> Iterator[str]:
     if not 0 <= line["at"] - kill.at <= _MEMORY_SECONDS:
         return
     if line["what"] in ("error", "refused"):
-        # It did not come to start: what it was given to had been killed.
-        yield from _causes_of_no_start(kill, line)
+        # It did not come to start: those it was given to, or that were made for it, are dead.
+        if line["init"] in kill.sockets or line["launcher"] == kill.pid:
+            yield "start"
     elif kill.what == "launcher" and line["how"] == "lost" and kill.pid == line["launcher"]:
         yield "launcher"
     elif kill.what == "init" and line["init"] in kill.sockets:
@@ -112,8 +116,3 @@ def _causes(kill: Kill, line: dict[str, Any]) -> Iterator[str]:
     elif kill.what == "program" and line["how"] == "signal":
         if kill.run == line["run"] or (not kill.run and line["init"] in kill.sockets):
             yield "program"
-
-
-def _causes_of_no_start(kill: Kill, line: dict[str, Any]) -> Iterator[str]:
-    if kill.what in ("init", "launcher") and line["at"] - kill.at <= 10.0:
-        yield "neighbour"

@@ -78,16 +78,18 @@ def shared_memory(nap: str) -> list[str]:
     return [str(path) for path in _SHM.glob(f"chaos-{nap}-*")]
 
 
-def mounts(folder: Path, apart: set[int]) -> list[str]:
-    """Mounts of what was granted, seen by any process but these."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        if int(name) in apart:
-            continue
-        with suppress(OSError):
-            text = Path(f"/proc/{name}/mountinfo").read_text(encoding="utf-8", errors="replace")
-            found += [f"{name}: {line}" for line in text.splitlines() if str(folder) in line]
-    return found
+def mounts(folder: Path, hosts: set[int]) -> list[str]:
+    """Mounts of what was granted, where only launchers of hosts and who is below have them."""
+    seen = [int(name) for name in os.listdir("/proc") if name.isdigit() and _has(name, folder)]
+    # Looked at afterwards, as runs come and go meanwhile.
+    below = subtree(os.getpid()) - hosts
+    return [f"{pid}: {command_of(pid)}" for pid in seen if pid not in below and _has(pid, folder)]
+
+
+def _has(pid: int | str, folder: Path) -> bool:
+    with suppress(OSError):
+        return os.fsencode(folder) in Path(f"/proc/{pid}/mountinfo").read_bytes()
+    return False
 
 
 def cgroups_of(pid: int) -> list[str]:

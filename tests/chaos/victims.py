@@ -18,8 +18,7 @@ from pathlib import Path
 
 from proc import children
 
-# How often each is hit of a hundred strokes, by what dies at one stroke. Where nobody is
-# left above a tree (see GAP), only the namespace tier has somebody who ends it: the kernel.
+# How often each is hit of a hundred strokes, by what dies at one stroke.
 STROKES = {
     ("program",): 46,
     ("init",): 24,
@@ -31,7 +30,9 @@ STROKES = {
     ("launcher", "host"): 3,
     ("init", "launcher", "host"): 3,
 }
-GAP = {"init", "launcher"}
+# When both die at once, only the namespace tier still has somebody who ends the tree: the
+# kernel. In the process tier the host does it where there are cgroups, if it lives.
+ABOVE = {"init", "launcher"}
 
 _NAME = re.compile(rb"chaos-[0-9.]+-[0-9]+-[0-9]+")
 
@@ -56,7 +57,8 @@ class Kill:
         pid: whose it was.
         tier: of the launcher; "" for a host.
         run: name of the run, of a program that had come to its execve.
-        sockets: inodes of those of the init that it is, or that the program is below.
+        sockets: inodes of those of the init that it is, or that the program is below; of
+            a launcher its own.
         at: just before.
         stroke: what died with it.
     """
@@ -74,7 +76,8 @@ class Kill:
 class Killer:
     """Chooses by a seed: the same kinds of victims in the same order."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, has_cgroups: bool) -> None:
+        self._has_cgroups = has_cgroups
         self._random = random.Random(seed)
         self._own_namespace = os.readlink("/proc/self/ns/user")
 
@@ -91,7 +94,7 @@ class Killer:
         if chain is None:
             return []
         tier = self._tier(chain.launcher)
-        if set(wanted) >= GAP and tier == "process":
+        if tier == "process" and self._leaves_nobody(wanted):
             return []
         with ExitStack() as stack:
             held = []
@@ -102,12 +105,18 @@ class Killer:
                     held.append((what, fd))
             return self._kill(wanted, held, chain, tier)
 
+    def _leaves_nobody(self, wanted: tuple[str, ...]) -> bool:
+        """In the process tier, to end the tree."""
+        return ABOVE <= {*wanted} and not (self._has_cgroups and "host" not in wanted)
+
     def _kill(
         self, wanted: tuple[str, ...], held: list[tuple[str, int]], chain: Chain, tier: str
     ) -> list[Kill]:
         if len(held) < len(wanted) or not _is_as_it_was(chain):
             return []
-        run, sockets = _run_of(chain.program), _sockets_of(chain.init)
+        run = _run_of(chain.program)
+        sockets = {what: _sockets_of(chain.init) for what in wanted}
+        sockets["launcher"] = _sockets_of(chain.launcher)
         done = []
         at = time.monotonic()
         for what, fd in held:
@@ -121,7 +130,7 @@ class Killer:
                 pid=getattr(chain, what),
                 tier="" if what == "host" else tier,
                 run=run if what == "program" else "",
-                sockets=sockets,
+                sockets=sockets[what],
                 at=at,
                 stroke=wanted,
             )
@@ -194,12 +203,12 @@ def _run_of(program: int) -> str:
     return found[0].decode() if found else ""
 
 
-def _sockets_of(init: int) -> frozenset[int]:
+def _sockets_of(pid: int) -> frozenset[int]:
     """Inodes; one is of that on which it takes its orders. None when it is gone."""
-    folder = f"/proc/{init}/fd"
+    folder = f"/proc/{pid}/fd"
     found = set()
     with suppress(OSError):
-        for name in os.listdir(folder) if init else ():
+        for name in os.listdir(folder) if pid else ():
             with suppress(FileNotFoundError):
                 target = os.readlink(f"{folder}/{name}")
                 if target.startswith("socket:["):
