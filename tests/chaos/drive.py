@@ -33,7 +33,7 @@ from evalbox._host import host as facts
 from hard_places import linux
 from proc import mark, marked
 
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _PAUSE = 0.005
 # So many kills, then a moment without any to look around in.
 _CALM_EVERY = 100
@@ -86,8 +86,7 @@ class Drive:
         self._sites = [Site(tier, self.folder, self._nap) for tier in tiers]
         # Looked at once, for all hosts.
         self._place = facts().workspaces[0]
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     # ---- all of it
 
@@ -249,6 +248,10 @@ def _told(record: Record) -> dict[str, Any]:
     return {"host": record.number, "pid": record.pid, "last kills": kills}
 
 
+def _prctl(option: int, value: int) -> None:
+    assert ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0
+
+
 def _has_shm_of_its_own() -> bool:
     """Whether root could mount an empty /dev/shm for this process and its hosts."""
     try:
@@ -271,6 +274,7 @@ def _folder() -> Path:
 
 def _serve(function: Any) -> None:
     """In a forked child: it ends here."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         function()
     except BaseException:

@@ -120,6 +120,7 @@ class Crowd:
         self._random = random.Random(number)
         self._count = 0
         self._active: dict[int, Active] = {}
+        self._over: dict[int, SetupError] = {}
 
     def fill(self) -> None:
         while self._executor.active_count < AT_ONCE:
@@ -149,10 +150,11 @@ class Crowd:
             events = self._executor.poll(0.05)
         except SetupError as error:
             assert error.id is not None
+            self._over[error.id] = error
             self._write("error", error.id, self._active.pop(error.id), error=str(error))
             return
         for event in events:
-            # A KeyError here is an event after the end.
+            assert event.id in self._active, f"after the end: {event} {self._over.get(event.id)}"
             self._active[event.id].events.append(event)
             if isinstance(event, Completed | TimedOut):
                 self._ended(event.id, self._active.pop(event.id), event.output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -105,6 +106,20 @@ def _cgroups() -> Iterator[str]:
 
 
 def directories(place: str) -> list[str]:
-    """Workspaces of launchers there that are ours."""
-    found = [path for path in Path(place).glob("evalbox-*") if path.is_dir()]
-    return [str(path) for path in found if path.stat().st_uid == os.geteuid()]
+    """Workspaces there of our uid that no launcher has any more: it would have locked them."""
+    return [str(path) for path in Path(place).glob("evalbox-*") if _is_left(path)]
+
+
+def _is_left(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return os.fstat(fd).st_uid == os.geteuid()
+    finally:
+        os.close(fd)
