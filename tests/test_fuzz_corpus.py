@@ -25,9 +25,35 @@ def asked(*question: str) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
-def build(target: str, sources: list[str], program: Path) -> None:
-    command = ["gcc", *asked("flags"), f"tests/fuzz/fuzz_{target}.c", "tests/fuzz/replay.c"]
-    subprocess.run([*command, *sources, "-o", program], cwd=ROOT, check=True)
+class Workshop:
+    """Compiles the targets; what does not change, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _compile(self, source: str | Path, name: str) -> Path:
+        made = self.folder / name
+        command = ["gcc", *asked("flags"), "-c", source, "-o", made]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return made
+
+    @cache  # noqa: B019  # lives as long as this module's tests
+    def _target(self, name: str) -> Path:
+        return self._compile(f"tests/fuzz/{name}.c", f"{name}.o")
+
+    def build(self, target: str, source: str | Path) -> Path:
+        """The target's program, around one source under test."""
+        program = self.folder / target
+        objects = [self._target(f"fuzz_{target}"), self._target("replay")]
+        tested = self._compile(source, "tested.o")
+        command = ["gcc", *asked("flags"), *objects, tested, "-o", program]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return program
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
 def replay(program: Path, target: str) -> subprocess.CompletedProcess[str]:
@@ -37,9 +63,9 @@ def replay(program: Path, target: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("target", asked("names"))
-def test_the_corpus_finds_nothing(target: str, tmp_path: Path) -> None:
-    build(target, asked("sources", target), tmp_path / target)
-    done = replay(tmp_path / target, target)
+def test_the_corpus_finds_nothing(target: str, workshop: Workshop) -> None:
+    (source,) = asked("sources", target)
+    done = replay(workshop.build(target, source), target)
     assert done.returncode == 0, done.stdout[-200:] + done.stderr
     assert sorted(done.stdout.split()) == sorted(os.listdir(FUZZ / "corpus" / target))
     assert done.stdout
@@ -63,15 +89,14 @@ WRONG = [
 
 @pytest.mark.parametrize(("target", "right", "wrong"), WRONG)
 def test_the_corpus_finds_what_is_wrong(
-    target: str, right: str, wrong: str, tmp_path: Path
+    target: str, right: str, wrong: str, workshop: Workshop
 ) -> None:
     (source,) = asked("sources", target)
     text = (ROOT / source).read_text(encoding="utf-8")
     assert right in text
-    copy = tmp_path / Path(source).name
+    copy = workshop.folder / Path(source).name
     copy.write_text(text.replace(right, wrong), encoding="utf-8")
-    build(target, [os.fspath(copy)], tmp_path / target)
-    assert replay(tmp_path / target, target).returncode != 0
+    assert replay(workshop.build(target, copy), target).returncode != 0
 
 
 def test_the_corpus_is_small() -> None:
