@@ -41,10 +41,12 @@ class Told:
 
     Attributes:
         missing: tier -> why this caller has not got it here.
+        levels: tier -> property -> how an ordinary run reports it.
         results: of the tiers that it has.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, dict[str, str]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
 
 
@@ -93,6 +95,8 @@ def _read(text: str) -> Told:
             told.results.append(Result(**{**row, "verdict": Verdict(row["verdict"])}))
         elif row["missing"]:
             told.missing[row["tier"]] = row["missing"]
+        else:
+            told.levels[row["tier"]] = row["levels"]
     return told
 
 

@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:tests python3 -m security.drive --caller user --tier process F1.read
 
-The first kind of line is {"tier": ..., "missing": reason} for each tier, the
-second a Result.
+The first kind of line is {"tier": ..., "missing": reason, "levels": {property: level}}
+for each tier, the second a Result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evalbox._host.cgroups import NO_CGROUPS
 from evalbox._launch import launcher
 from security.base import CALLERS, TIERS
 from security.catalogue import IDS
-from security.engine import missing_tier, run_attacks
+from security.engine import look_at, run_attacks
 
 
 def main() -> None:
@@ -39,9 +39,9 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     for tier in asked.tier or TIERS:
-        missing = missing_tier(tier)
-        print(json.dumps({"tier": tier, "missing": missing}), flush=True)
-        if not missing:
+        found = look_at(tier)
+        print(json.dumps(found), flush=True)
+        if not found["missing"]:
             for result in run_attacks(asked.ids or IDS, tier, asked.caller):
                 print(json.dumps(asdict(result)), flush=True)
 
