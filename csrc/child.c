@@ -50,10 +50,12 @@ enter_cgroups(const struct eb_child *child)
             fail(child, EB_STAGE_CGROUP, errno);
 }
 
+/* SIGCONT passes between all uids of a session (kill(2)): where no Landlock scope stops
+ * it, each run has a session of its own.  Elsewhere that would only cost time. */
 static void
 enter_group(const struct eb_child *child)
 {
-    if (setpgid(0, 0) < 0)
+    if ((child->own_session ? setsid() : setpgid(0, 0)) < 0)
         fail(child, EB_STAGE_PROCESS_GROUP, errno);
 }
 

@@ -156,6 +156,7 @@ struct eb_child {
     struct eb_rlimit open_files;
     struct eb_filter filter;
     bool listen;
+    bool own_session;
     int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
 };
 

@@ -207,6 +207,7 @@ run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
         .parent = getpid(),
         .filter = spawn->runtime->child_filter,
         .listen = spawn->runtime->listen,
+        .own_session = !spawn->runtime->scoped,
         .cgroups = {-1, -1, -1},
     };
     int error = eb_cgroup_begin(spawn->cgroup, job->limits.memory, job->limits.processes);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -169,6 +170,30 @@ for _id, _title, _act in (
         blocked="unharmed",
         control=partial(_signalled, act=_OWN_PARENT),
     )(partial(_signalled, act=_act))
+
+
+def _continue_another(ctx: Context, act_of: Callable[..., str]) -> str:
+    """SIGCONT asks for no permission within a session, and runs have one launcher."""
+    number = mark()
+    with Executor() as executor:
+        run = executor.spawn(plan(ctx, ["sh", "-c", f"echo; cat; : {number}"], **_WAITING))
+        while not any(isinstance(event, Stdout) for event in executor.poll()):
+            assert executor.active_count
+        (pid, *_) = marked(number)
+        answer = act_of("os.kill(PID, signal.SIGCONT)", {"PID": pid})
+        executor.kill(run)
+        ends(ctx, executor)
+    return answer
+
+
+_WAITING: dict[str, Any] = {"stdin": PIPE, "stream": True}
+attack(
+    "X16",
+    "a SIGCONT for another run of the same launcher",
+    property="signals",
+    blocked="EPERM ESRCH",
+    control=lambda ctx: _continue_another(ctx, ctx.act_outside),
+)(lambda ctx: _continue_another(ctx, ctx.act_inside))
 
 
 # ---- another run's result --------------------------------------------------------------------

@@ -103,6 +103,8 @@ def main() -> int:
     parser.add_argument("--slow", type=int, default=0, metavar="N", help="the N slowest as well")
     parser.add_argument("ids", nargs="*", help="all without any")
     asked = parser.parse_args()
+    if asked.write and (asked.ids or asked.caller or callers_here() != CALLERS):
+        parser.error("--write takes all attacks as all callers, and so it takes root")
     told = {caller: _asked(caller, asked.ids) for caller in asked.caller or callers_here()}
     results = [row for one in told.values() for row in one.results]
     _print_table(asked.ids or IDS, results)
