@@ -126,6 +126,7 @@ class Patient:
 
     process: subprocess.Popen[bytes]
     files: tuple[Path, ...]
+    fds: tuple[int, ...]
 
     CONTENT = b"nobody changed this\n"
 
@@ -137,11 +138,13 @@ class Patient:
         for file in files:
             file.write_bytes(cls.CONTENT)
             file.chmod(0o666)
+        # To be read even if their mode should be changed.
+        fds = tuple(os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in files)
         command = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert process.stdout
         process.stdout.readline()
-        return cls(process, files)
+        return cls(process, files, fds)
 
     def __enter__(self) -> Patient:
         return self
@@ -154,22 +157,26 @@ class Patient:
     ) -> None:
         self.process.kill()
         self.process.communicate()
-        for file in self.files:
+        for file, fd in zip(self.files, self.fds, strict=True):
+            os.close(fd)
             file.unlink(missing_ok=True)
 
     def facts(self) -> dict[str, Any]:
-        states = [file.stat() for file in self.files]
+        states = [*map(os.fstat, self.fds)]
+        there = [*map(os.path.samestat, states, map(os.stat, self.files))]
+        alive = self.process.poll() is None
         return {
-            "alive": self.process.poll() is None,
-            "process": _process(self.process.pid),
-            "contents": [file.read_bytes() for file in self.files],
+            "alive": alive,
+            "process": _process(self.process.pid) if alive else {},
+            "contents": [os.pread(fd, 4096, 0) for fd in self.fds],
+            "there": there,
             "beside": _names(str(self.files[0].parent)),
             "owners": [(state.st_uid, state.st_gid, state.st_nlink) for state in states],
         }
 
     def metadata(self) -> list[tuple[int, int]]:
         """What of the files only `fs_metadata` holds."""
-        return [(state.st_mode, state.st_mtime_ns) for state in map(Path.stat, self.files)]
+        return [(state.st_mode, state.st_mtime_ns) for state in map(os.fstat, self.fds)]
 
 
 def objects() -> set[tuple[str, str]]:

@@ -28,23 +28,28 @@ from evalbox.policy import CORE
 from leaks import launchers_of
 from probe import ends, open_directory
 
-pytestmark = pytest.mark.skipif(
-    not host().cgroups.controllers >= {MEMORY, PIDS, CPU},
-    reason="this caller may make no cgroups with memory, pids and cpu",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not host().cgroups.controllers >= {MEMORY, PIDS, CPU},
+        reason="this caller may make no cgroups with memory, pids and cpu",
+    ),
+    pytest.mark.usefixtures("tier"),
+]
 
 LIMIT = 32 * MiB
 # More than the limit by far.
 AMOUNT = 64 * MiB
 
 
-# What the kernel lacks in other respects is no matter here.
-_REPORT = host().without_cgroups("").enforcement(Policy(), Limits(), host().default_identity)
-HELD = frozenset(name for name in CORE if _REPORT[name].level == "enforced")
+def held() -> frozenset[str]:
+    """What this kernel lacks in other respects is no matter here."""
+    bare = host().without_cgroups("")
+    report = bare.enforcement(Policy(), Limits(), bare.default_identity)
+    return frozenset(name for name in CORE if report[name].level == "enforced")
 
 
 def plan(*command: str | Path, **fields: Any) -> Plan:
-    return plan_from_fields(command, **{"require": HELD, **fields})
+    return plan_from_fields(command, **{"require": held(), **fields})
 
 
 def python(script: str, *args: str, **fields: Any) -> evalbox.Output:
@@ -312,7 +317,7 @@ def test_only_the_program_is_in_its_cgroup(executor: Executor) -> None:
 
 
 def test_the_reports_say_so() -> None:
-    output = evalbox.run(["true"], cpu_time=10.0, require=HELD | {"memory", "cpu", "processes"})
+    output = evalbox.run(["true"], cpu_time=10.0, require=held() | {"memory", "cpu", "processes"})
     version = f"cgroup v{host().cgroups.version} "
     for name in ("memory", "cpu", "processes"):
         assert output.enforcement[name].level == "enforced"
@@ -351,7 +356,7 @@ import sys
 from evalbox import PIPE, Executor, Plan, Policy
 executor = Executor()
 command = ["sh", "-c", f"setsid sleep {sys.argv[1]} & read x"]
-executor.spawn(Plan(command, stdin=PIPE, policy=Policy(require=())))
+executor.spawn(Plan(command, stdin=PIPE, policy=Policy(require=(), isolation="process")))
 while True:
     executor.poll()
 """
@@ -407,7 +412,7 @@ def test_a_run_without_its_cgroup_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         assert output.enforcement["memory"].level == "partial"
         assert os.strerror(errno.EAGAIN) in output.enforcement["memory"].reason
         assert output.usage.processes is None
-        demanding = plan("true", require=HELD | {"memory"})
+        demanding = plan("true", require=held() | {"memory"})
         with pytest.raises(UnsupportedError, match=os.strerror(errno.EAGAIN)) as caught:
             executor.run(demanding)
         assert caught.value.property == "memory"

@@ -11,6 +11,7 @@ from pathlib import Path
 from evalbox import PIPE, Executor
 from security.attacks_escapes import driven
 from security.attacks_files import CLOSED
+from security.attacks_metadata import only_root_reaches
 from security.base import Context, attack, program
 
 # ---- F48: mounts -----------------------------------------------------------------------------
@@ -179,6 +180,17 @@ for _id, _title, _paths in (
         _title,
         property="fs_write",
         blocked="none",
+        given=lambda _, paths=_paths: {"PATHS": _writable(paths())},
+        act=OPEN_ANY,
+        needs=lambda _, paths=_paths: "" if _writable(paths()) else "the caller may write to none",
+    )
+    program(
+        f"{_id}-as-caller",
+        f"{_title}, with uid 0",
+        property="fs_write",
+        blocked="none",
+        callers="root container",
+        fields=only_root_reaches,
         given=lambda _, paths=_paths: {"PATHS": _writable(paths())},
         act=OPEN_ANY,
         needs=lambda _, paths=_paths: "" if _writable(paths()) else "the caller may write to none",

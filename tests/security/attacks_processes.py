@@ -324,7 +324,6 @@ for _name, (_title, _act) in _LIMITS.items():
         act=_act,
     )
 
-# Of a uid that nobody has: whether the call gets through is seen by its answer.
 program(
     "P8.priority-group",
     "the priority of a process group",
