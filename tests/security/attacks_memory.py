@@ -332,9 +332,18 @@ def take():
             fcntl.lockf(fd, fcntl.LOCK_EX, 1, 2 * at)
         yield 1000 * 160  # struct file_lock has more
 def grow():
+    fd = os.open("kept", os.O_CREAT | os.O_RDWR)
+    fcntl.lockf(fd, fcntl.LOCK_EX)
+    if os.fork() == 0:
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+        found = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0]
+        os._exit(found == fcntl.F_UNLCK)
+    if os.wait()[1]:
+        held("not-kept")
     return shares(6, take)
 """,
-    blocked=f"{_BLOCKED} ENOLCK",
+    blocked=f"{_BLOCKED} ENOLCK not-kept",
+    outside=True,
 )
 hoard(
     "R36",
