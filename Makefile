@@ -17,6 +17,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -q install
 # directory named evalbox (the clone itself) has become a namespace package.
 EDITABLE := --no-build-isolation --config-settings editable_mode=compat -e
 C_FILES := $(wildcard csrc/*.c csrc/*.h)
+C_TESTS := $(wildcard bench/*.c tests/c/*.[ch] tests/fuzz/*.[ch])
 # Sanitizer runtimes do not survive leak checks inside an interpreter.
 ASAN_ENV = ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
 # Absolute: tests start interpreters in other directories.
@@ -65,7 +66,7 @@ demo: $(BIN)/.built $(BIN)/.extra-cli $(BIN)/.extra-data ## grade a real data se
 
 TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli $(BIN)/.extra-data
 
-.PHONY: test test-long test-all test-c test-asan test-security docs-test
+.PHONY: test test-long test-all test-c test-asan test-security exposure docs-test
 test: $(TEST_READY) ## the suite in at most 8 minutes
 	$(BIN)/pytest -m "not long" $(PYTEST)
 
@@ -77,6 +78,9 @@ test-all: $(TEST_READY) ## everything
 
 test-security: $(TEST_READY) ## attack x caller x tier (ATTACKS="F9", ATTACKS=--write for the docs)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.table $(ATTACKS)
+
+exposure: $(TEST_READY) ## what a program can reach, beside bubblewrap (EXPOSURE=--write for the docs)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.exposure $(EXPOSURE)
 
 docs-test: $(TEST_READY) ## run the code blocks of README and docs
 	$(BIN)/pytest tests/test_docs.py $(PYTEST)
@@ -106,6 +110,19 @@ $(KERNELS)/root.ext4: tools/kernels/system.py tools/kernels/init $(filter-out %.
 test-kernels: $(TEST_READY) $(RELEASES:%=$(KERNELS)/%/vmlinuz) $(KERNELS)/root.ext4 ## suites on Debian's 6.1 and 6.12, emulated
 	nice -n 10 $(BIN)/python tools/kernels/run.py $(MACHINES)
 
+# ---- fuzzing -----------------------------------------------------------------
+
+FUZZ_SECONDS ?= 10
+CALLS ?= 5000000
+TIER ?= auto
+
+.PHONY: fuzz fuzz-syscalls
+fuzz: $(BIN)/.base ## libFuzzer on each C target (FUZZ_SECONDS=10, FUZZ="filter job")
+	tools/fuzz $(BIN)/python $(FUZZ_SECONDS) $(FUZZ)
+
+fuzz-syscalls: $(TEST_READY) ## random system calls from inside (CALLS=5000000, TIER=auto)
+	$(BIN)/python tests/fuzz/run_syscalls.py $(CALLS) $(TIER)
+
 # ---- quality -----------------------------------------------------------------
 
 LINT_READY := $(BIN)/.built $(BIN)/.extra-lint $(BIN)/.extra-test $(BIN)/.extra-cli
@@ -120,7 +137,7 @@ lint-python: $(LINT_READY)
 	$(BIN)/lint-imports
 
 lint-c: $(LINT_READY)
-	$(BIN)/clang-format --dry-run -Werror $(C_FILES) $(wildcard bench/*.c tests/c/*.c)
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES) $(C_TESTS)
 	tools/lint-c $(BIN)/python gcc clang
 
 check-child: $(BIN)/.base ## what the code between clone and exec may call
@@ -129,7 +146,7 @@ check-child: $(BIN)/.base ## what the code between clone and exec may call
 format: $(LINT_READY) ## rewrite Python and C in the project's layout
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(C_FILES) $(wildcard bench/*.c tests/c/*.c)
+	$(BIN)/clang-format -i $(C_FILES) $(C_TESTS)
 
 # ---- measurements ------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import evalbox
 
@@ -83,19 +83,19 @@ class Subprocess:
 
 
 class Evalbox:
-    """One `Executor` with the default policy, as a user would hold it."""
+    """One `Executor` with the default policy, as a user would hold it; in one of the tiers."""
 
-    name = "evalbox"
-
-    def __init__(self, executor: evalbox.Executor) -> None:
+    def __init__(self, executor: evalbox.Executor, tier: Literal["process", "namespace"]) -> None:
         self.executor = executor
+        self.name = f"evalbox, {tier}"
+        self.policy = evalbox.Policy(isolation=tier)
 
     def latencies(self, command: Command, runs: int) -> list[float]:
-        plan = evalbox.Plan(command)
+        plan = evalbox.Plan(command, policy=self.policy)
         return [_timed(lambda: _expect_ok(self.executor.run(plan))) for _ in range(runs)]
 
     def throughput(self, command: Command, runs: int, at_once: int) -> float:
-        plan = evalbox.Plan(command)
+        plan = evalbox.Plan(command, policy=self.policy)
         begin = time.perf_counter()
         left = runs
         while left or self.executor.active_count:
@@ -106,6 +106,14 @@ class Evalbox:
                 if isinstance(event, evalbox.Completed | evalbox.TimedOut):
                     _expect_ok(event.output)
         return runs / (time.perf_counter() - begin)
+
+
+def evalboxes(executor: evalbox.Executor) -> list[Evalbox]:
+    """One for each tier that there is."""
+    if why_not := evalbox.host().namespaces.why_not:
+        print(f"no namespaces here ({why_not})", file=sys.stderr)
+        return [Evalbox(executor, "process")]
+    return [Evalbox(executor, "process"), Evalbox(executor, "namespace")]
 
 
 def _timed(act: Callable[[], object]) -> float:

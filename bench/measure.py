@@ -155,7 +155,7 @@ def host_size(floor: Contestant, program: Program, how: Settings) -> Results:
 
     def here() -> dict[str, Ratio]:
         with evalbox.Executor() as executor:
-            field = [floor, contestants.Subprocess(), contestants.Evalbox(executor)]
+            field = [floor, contestants.Subprocess(), *contestants.evalboxes(executor)]
             return latency(field, [program], how)[program.name]
 
     small = here()

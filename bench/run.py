@@ -98,15 +98,15 @@ def run_parts(parts: list[str], settings: Settings, folder: Path) -> Report:
     bwrap = contestants.bubblewrap()
     report = Report()
     with evalbox.Executor() as executor:
-        ours = contestants.Evalbox(executor)
-        plain = contestants.Subprocess()
-        entered: list[Contestant] = [floor, plain, ours, *([bwrap] if bwrap else [])]
+        ours = contestants.evalboxes(executor)
+        plain: Contestant = contestants.Subprocess()
+        entered: list[Contestant] = [floor, plain, *ours, *([bwrap] if bwrap else [])]
         if "latency" in parts:
             report.latency = measure.latency(entered, every, settings)
         if "throughput" in parts:
             report.throughput = measure.throughput(entered, every, settings)
         if "cpu" in parts:
-            for who in (plain, ours):
+            for who in (plain, *ours):
                 report.cpu[who.name] = measure.cpu_per_run(who, every[0], settings)
     if "host" in parts:
         report.host = measure.host_size(floor, every[0], settings)

@@ -40,10 +40,22 @@ fail(const struct eb_child *child, enum eb_stage stage, int error)
     _exit(127);
 }
 
+/* First of all: what follows is counted as the run's.  The kernel asks what init,
+ * who opened the files, may do. */
+static void
+enter_cgroups(const struct eb_child *child)
+{
+    for (int i = 0; i < EB_HIERARCHIES; i++)
+        if (child->cgroups[i] >= 0 && write(child->cgroups[i], "0", 1) < 0)
+            fail(child, EB_STAGE_CGROUP, errno);
+}
+
+/* SIGCONT passes between all uids of a session (kill(2)): where no Landlock scope stops
+ * it, each run has a session of its own.  Elsewhere that would only cost time. */
 static void
 enter_group(const struct eb_child *child)
 {
-    if (setpgid(0, 0) < 0)
+    if ((child->own_session ? setsid() : setpgid(0, 0)) < 0)
         fail(child, EB_STAGE_PROCESS_GROUP, errno);
 }
 
@@ -209,6 +221,7 @@ int
 eb_child_main(void *argument)
 {
     const struct eb_child *child = argument;
+    enter_cgroups(child);
     enter_group(child);
     set_stdio(child);
     offer_to_oom_killer();

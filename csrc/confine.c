@@ -55,6 +55,8 @@ eb_confine_capabilities(bool namespaces)
     struct __user_cap_data_struct held[2];
     uint64_t wanted = namespaces ? for_runs | in_namespaces : geteuid() == 0 ? for_runs : 0;
     memset(held, 0, sizeof held);
+    if (!EB_HAS(CAPABILITIES))
+        return 0;
     if (syscall(SYS_capget, &header, held) < 0)
         return -errno;
     if (held[0].permitted & CAP_BIT(CAP_SETPCAP)) {

@@ -126,6 +126,7 @@ struct eb_config {
     char gid_map[EB_MAP_MAX];
 };
 #define EB_PROTOCOL_VERSION 2
+#define EB_PACKET_FDS 8 /* descriptors of one message */
 #define EB_CONFIG_LISTEN 1      /* the child filter notifies: hand its listener to init */
 #define EB_CONFIG_NAMESPACES 2  /* user, mount, IPC, UTS and cgroup; PID for each init */
 #define EB_CONFIG_NO_NETWORK 4  /* a network namespace as well */
@@ -167,8 +168,16 @@ enum eb_control_type {
     EB_CONTROL_KILL = 2,  /* SIGKILL this init, then its orphans */
     EB_CONTROL_GONE = 3,  /* launcher -> host: init and its tree are gone */
     EB_CONTROL_READY = 4, /* launcher -> host: confined and serving */
-    EB_CONTROL_FAILED = 5 /* launcher -> host: could not confine itself */
+    EB_CONTROL_FAILED = 5, /* launcher -> host: could not confine itself */
+    EB_CONTROL_CGROUP = 6 /* + its directories, in the order of the bits of `cgroup` */
 };
+/* Bits of `cgroup`.  The controllers that hold, and on v1 a directory for each; on
+ * v2 there is one directory for all of them. */
+#define EB_CGROUP_MEMORY 1
+#define EB_CGROUP_PIDS 2
+#define EB_CGROUP_CPU 4
+#define EB_CGROUP_UNIFIED 8
+#define EB_CGROUP_HOME 16 /* cgroup.procs of where the launcher goes at its end */
 struct eb_control {
     uint32_t type;
     uint32_t slot;
@@ -176,6 +185,7 @@ struct eb_control {
     int32_t error;
     uint32_t uid; /* owner of the workspace, (uint32_t)-1: the caller */
     char name[EB_NAME_MAX]; /* of the workspace directory below EB_FD_ROOT */
+    uint32_t cgroup; /* EB_CGROUP_* of the slot, or of the launcher; 0: none */
 };
 
 /* ---- protocol.c: host -> init -------------------------------------------- */
@@ -265,9 +275,10 @@ struct eb_report {
     uint64_t wall_time;
     uint64_t user_time;
     uint64_t system_time;
-    uint64_t peak_memory; /* of the largest process */
+    uint64_t peak_memory; /* of the tree with a cgroup, else of the largest process */
     uint64_t stdout_size;
     uint64_t stderr_size;
+    uint64_t processes; /* the most alive at once; 0: not counted */
 };
 
 /* Name of a stage of the set-up, NULL past the last one. */
@@ -291,7 +302,7 @@ int eb_poll_wait(int poll, uint64_t *tokens, int capacity, int timeout_ms);
 /* One message made of two parts, with descriptors; never blocks. */
 int eb_send(int sock, const void *head, size_t head_size, const void *body, size_t body_size,
             const int32_t *fds, int n_fds);
-/* One message; descriptors that came with it, at most EB_JOB_FDS, go to fds[].
+/* One message; descriptors that came with it, at most EB_PACKET_FDS, go to fds[].
  * Returns its size, 0 at end of file.  Never blocks. */
 int64_t eb_receive(int sock, void *buffer, size_t capacity, int32_t *fds, int32_t *n_fds);
 /* write() that answers -EPIPE without SIGPIPE, which the host may not ignore. */
@@ -331,6 +342,7 @@ int eb_tree_remove(int parentfd, const char *name);
     X(JOB, job)                                                                                \
     X(PIPES, pipes)                                                                            \
     X(CLONE, clone)                                                                            \
+    X(CGROUP, cgroup)                                                                          \
     X(PROCESS_GROUP, process_group)                                                            \
     X(STDIO, stdio)                                                                            \
     X(CHDIR, chdir)                                                                            \

@@ -50,7 +50,7 @@ eb_send(int sock, const void *head, size_t head_size, const void *body, size_t b
 {
     struct iovec parts[] = {{.iov_base = (void *)(uintptr_t)head, .iov_len = head_size},
                             {.iov_base = (void *)(uintptr_t)body, .iov_len = body_size}};
-    if (n_fds > EB_JOB_FDS)
+    if (n_fds > EB_PACKET_FDS)
         return -EINVAL;
     return eb_packet_send(sock, parts, 2, fds, n_fds, MSG_DONTWAIT);
 }

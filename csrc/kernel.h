@@ -15,6 +15,26 @@
 #define SYS_landlock_restrict_self 446
 #endif
 
+/* struct clone_args of include/uapi/linux/sched.h as of Linux 5.7. */
+struct eb_clone_args {
+    uint64_t flags;
+    uint64_t pidfd;
+    uint64_t child_tid;
+    uint64_t parent_tid;
+    uint64_t exit_signal;
+    uint64_t stack;
+    uint64_t stack_size;
+    uint64_t tls;
+    uint64_t set_tid;
+    uint64_t set_tid_size;
+    uint64_t cgroup;
+};
+#define EB_CLONE_INTO_CGROUP (1ULL << 33)
+
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+
 /* ---- mounts: Linux 5.12, later than many libc headers ---- */
 
 #ifndef SYS_open_tree

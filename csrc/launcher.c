@@ -35,7 +35,7 @@ struct slot {
 
 static struct slot slots[MAX_SLOTS];
 static uint32_t n_slots;
-static struct eb_runtime runtime;
+static struct eb_runtime runtime = {.cgroups = {.fds = {-1, -1, -1}, .home = -1}};
 
 static void
 on_sigchld(int signal)
@@ -181,13 +181,19 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
                            .tree = runtime.namespaces ? files : -1,
                            .uid = order->uid,
                            .launcher = getpid()};
-    struct eb_failure failure = {EB_STAGE_FORK, -1};
-    pid_t pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork_init(&failure) : -EBADMSG;
+    struct eb_failure failure = {EB_STAGE_CGROUP, -1};
+    pid_t pid = eb_cgroups_open(&runtime.cgroups, order->name, order->cgroup, &init.cgroup);
     if (pid == 0) {
+        failure.stage = EB_STAGE_FORK;
+        pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork_init(&failure) : -EBADMSG;
+    }
+    if (pid == 0) {
+        eb_cgroups_forget(&runtime.cgroups);
         for (int fd = EB_FD_CONTROL; fd < EB_FD_END; fd++)
             close(fd);
         eb_init_main(&init);
     }
+    eb_cgroups_close(&init.cgroup);
     if (pid < 0) {
         if (runtime.namespaces && init.sock >= 0)
             eb_init_say_ready(&init, &failure, (int)pid);
@@ -196,7 +202,6 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
     }
     slots[order->slot].pid = pid;
     memcpy(slots[order->slot].name, order->name, EB_NAME_MAX);
-    slots[order->slot].name[EB_NAME_MAX - 1] = 0;
     if (order->slot >= n_slots)
         n_slots = order->slot + 1;
 }
@@ -244,7 +249,9 @@ bury(struct slot *slot)
 {
     uint32_t number = (uint32_t)(slot - slots);
     slot->pid = 0;
+    eb_cgroups_kill(&runtime.cgroups, slot->name);
     kill_orphans();
+    eb_cgroups_bury(&runtime.cgroups, slot->name);
     if (runtime.root_name[0])
         eb_tree_remove(EB_FD_ROOT, slot->name);
     tell(EB_CONTROL_GONE, number, EB_STAGE_NONE, 0);
@@ -267,20 +274,24 @@ reap(void)
 static bool
 take_order(void)
 {
-    struct eb_control order;
+    struct eb_control order = {0};
     struct eb_packet packet = {.data = &order};
     ssize_t got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EBADMSG)
         return true;
     if (got <= 0)
         return false;
-    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN)
+    order.name[EB_NAME_MAX - 1] = 0;
+    /* A slot that is in use is not given away: who asks sees its socket closed. */
+    bool in_use = order.slot < n_slots && slots[order.slot].pid;
+    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN && !in_use)
         spawn_init(&order, &packet);
-    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL &&
-             order.slot < n_slots && slots[order.slot].pid)
+    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL && in_use)
         kill(slots[order.slot].pid, SIGKILL);
+    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
+        eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
     for (int i = 0; i < packet.n_fds; i++)
-        close(packet.fds[i]);
+        eb_close(&packet.fds[i]);
     return true;
 }
 
@@ -340,7 +351,18 @@ end_everything(void)
     }
     kill_orphans();
     remove_root();
+    eb_cgroups_remove(&runtime.cgroups);
 }
+
+#ifdef __SANITIZE_ADDRESS__
+/* The look for leaks at the end would need calls that are denied by then. */
+const char *__asan_default_options(void);
+const char *
+__asan_default_options(void)
+{
+    return "detect_leaks=0";
+}
+#endif
 
 int
 main(void)

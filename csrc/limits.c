@@ -22,6 +22,17 @@ eb_now(void)
     return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
 }
 
+/* Of this thread: what a look costs.  The monotonic clock would count the time in
+ * which a program that keeps all processors busy makes it wait, so that it looks less
+ * often just where it matters. */
+static uint64_t
+own_cpu_time(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+}
+
 static uint64_t
 timeval_ns(const struct timeval *t)
 {
@@ -51,16 +62,25 @@ eb_meter_add(struct eb_meter *meter, const struct rusage *usage)
 }
 
 static bool
-watches_tree(const struct eb_limits *limits)
+has(const struct eb_meter *meter, uint32_t controller)
 {
-    return limits->memory != EB_UNLIMITED || limits->cpu_time != EB_UNLIMITED;
+    return (meter->init->cgroup.kind & controller) != 0;
+}
+
+/* A cgroup of v2 tells by itself when memory runs out. */
+static bool
+watches_tree(const struct eb_meter *meter)
+{
+    const struct eb_limits *limits = &meter->job->limits;
+    bool told = has(meter, EB_CGROUP_MEMORY) && eb_cgroup_alarm(&meter->init->cgroup) >= 0;
+    return (limits->memory != EB_UNLIMITED && !told) || limits->cpu_time != EB_UNLIMITED;
 }
 
 uint64_t
 eb_meter_due(const struct eb_meter *meter)
 {
     const struct eb_limits *limits = &meter->job->limits;
-    uint64_t tree = watches_tree(limits) ? meter->next_look : EB_UNLIMITED;
+    uint64_t tree = watches_tree(meter) ? meter->next_look : EB_UNLIMITED;
     uint64_t disk = limits->disk != EB_UNLIMITED ? meter->next_disk_look : EB_UNLIMITED;
     return eb_smaller(tree, disk);
 }
@@ -101,14 +121,25 @@ processors(void)
     return count;
 }
 
+enum eb_cause
+eb_meter_memory(const struct eb_meter *meter)
+{
+    bool passed = has(meter, EB_CGROUP_MEMORY) &&
+                  eb_cgroup_is_out_of_memory(&meter->init->cgroup);
+    return passed ? EB_CAUSE_MEMORY : EB_CAUSE_EXIT;
+}
+
 /* `rest`: how long the CPU time that is left lasts at least. */
 static enum eb_cause
 check_tree(struct eb_meter *meter, uint64_t *rest)
 {
     uint64_t limit = meter->job->limits.cpu_time;
     struct eb_sample sample;
-    eb_watch_sample(&meter->watch, &sample);
-    uint64_t used = cpu_used(meter, &sample);
+    bool counted = has(meter, EB_CGROUP_CPU);
+    if (!counted || !has(meter, EB_CGROUP_MEMORY))
+        eb_watch_sample(&meter->watch, &sample);
+    uint64_t used = counted ? eb_cgroup_cpu_time(&meter->init->cgroup)
+                            : cpu_used(meter, &sample);
     *rest = EB_UNLIMITED;
     if (limit != EB_UNLIMITED && EB_HAS(CPU_WATCH)) {
         if (used >= limit)
@@ -116,6 +147,8 @@ check_tree(struct eb_meter *meter, uint64_t *rest)
         /* With n processors it can be used up n times as fast. */
         *rest = (limit - used) / processors();
     }
+    if (has(meter, EB_CGROUP_MEMORY))
+        return eb_meter_memory(meter);
     return memory_is_passed(meter, &sample) ? EB_CAUSE_MEMORY : EB_CAUSE_EXIT;
 }
 
@@ -142,18 +175,18 @@ enum eb_cause
 eb_meter_look(struct eb_meter *meter, uint64_t now)
 {
     const struct eb_limits *limits = &meter->job->limits;
-    if (watches_tree(limits) && now >= meter->next_look) {
-        uint64_t rest;
+    if (watches_tree(meter) && now >= meter->next_look) {
+        uint64_t rest, begun = own_cpu_time();
         enum eb_cause cause = check_tree(meter, &rest);
-        uint64_t pause = eb_smaller(pause_after(meter, eb_now() - now), rest);
+        uint64_t pause = eb_smaller(pause_after(meter, own_cpu_time() - begun), rest);
         meter->next_look = now + (pause < EB_MS ? EB_MS : pause);
         if (cause != EB_CAUSE_EXIT)
             return cause;
     }
     if (limits->disk != EB_UNLIMITED && now >= meter->next_disk_look) {
-        uint64_t begun = eb_now();
+        uint64_t begun = own_cpu_time();
         bool passed = disk_is_passed(meter);
-        meter->next_disk_look = now + pause_after(meter, eb_now() - begun);
+        meter->next_disk_look = now + pause_after(meter, own_cpu_time() - begun);
         if (passed)
             return EB_CAUSE_DISK;
     }
@@ -163,9 +196,22 @@ eb_meter_look(struct eb_meter *meter, uint64_t now)
 void
 eb_meter_close(struct eb_meter *meter)
 {
+    struct eb_cgroup_usage usage = {0};
     /* What was seen of those that nobody waited for, and is gone since the last look. */
     const struct eb_sample nobody = {0};
     (void)cpu_used(meter, &nobody);
+    if (!meter->init->cgroup.kind)
+        return;
+    eb_cgroup_settle(&meter->init->cgroup, &usage);
+    meter->processes = usage.processes;
+    if (usage.peak_memory)
+        meter->peak = usage.peak_memory;
+    if (!has(meter, EB_CGROUP_CPU))
+        return;
+    /* The sum is the cgroup's; what was waited for says how much of it is which. */
+    meter->user = eb_smaller(meter->user, usage.cpu_time);
+    meter->system = usage.cpu_time - meter->user;
+    meter->watch.lost = 0;
 }
 
 enum eb_cause
@@ -173,6 +219,8 @@ eb_meter_settle(const struct eb_meter *meter, bool untouched)
 {
     const struct eb_limits *limits = &meter->job->limits;
     uint64_t used = meter->user + meter->system + meter->watch.lost;
+    if (eb_meter_memory(meter) == EB_CAUSE_MEMORY)
+        return EB_CAUSE_MEMORY;
     if (EB_HAS(CPU_WATCH) && limits->cpu_time != EB_UNLIMITED && used > limits->cpu_time)
         return EB_CAUSE_CPU_TIME;
     if (!untouched && disk_is_passed(meter))

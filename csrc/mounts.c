@@ -307,19 +307,30 @@ make_ruleset(struct eb_init *init, const struct eb_tree_view *view)
     return init->ruleset_fd < 0 ? init->ruleset_fd : 0;
 }
 
-/* The first place is where programs start. */
-static void
-remember_start(struct eb_init *init, const char *target)
+/* Places come before what may lie in them; the first is where programs start. */
+static int
+note(struct eb_init *init, const char *tops[EB_PLACES], const struct eb_mount *item,
+     const char *target)
 {
-    if (init->start[0] == 0)
+    int n = 0, error = 0;
+    while (n < EB_PLACES && tops[n])
+        n++;
+    if (item->kind == EB_MOUNT_PLACE && n == EB_PLACES)
+        return -EBADMSG;
+    if (item->kind == EB_MOUNT_PLACE)
+        tops[n] = target;
+    if (item->kind == EB_MOUNT_PLACE && n == 0)
         snprintf(init->start, sizeof init->start, "%s", target);
+    for (int i = 0; error == 0 && i < n; i++)
+        error = eb_fixtures_note(init, i, tops[i], target);
+    return error;
 }
 
 int
 eb_mounts_make(struct eb_init *init, const struct eb_tree_view *view,
                struct eb_failure *failure)
 {
-    const char *at = view->strings;
+    const char *at = view->strings, *tops[EB_PLACES] = {0};
     failure->stage = EB_STAGE_PIVOT_ROOT;
     int error = enter_root();
     if (error < 0)
@@ -330,10 +341,10 @@ eb_mounts_make(struct eb_init *init, const struct eb_tree_view *view,
     for (uint32_t i = 0; error == 0 && i < view->tree.n_mounts; i++) {
         const char *target = next_string(&at);
         const char *source = next_string(&at);
-        if (view->mounts[i].kind == EB_MOUNT_PLACE)
-            remember_start(init, target);
         failure->item = i;
         error = make_mount(init, &view->mounts[i], target, source);
+        if (error == 0)
+            error = note(init, tops, &view->mounts[i], target);
     }
     if (error < 0)
         return error;

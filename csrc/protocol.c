@@ -91,7 +91,7 @@ eb_tree_decode(const void *data, size_t size, struct eb_tree_view *view)
 
 union control_buffer {
     struct cmsghdr align;
-    char bytes[CMSG_SPACE(EB_JOB_FDS * sizeof(int))];
+    char bytes[CMSG_SPACE(EB_PACKET_FDS * sizeof(int))];
 };
 
 /* Takes the descriptors out of a message; closes what is more than fits. */
@@ -106,7 +106,7 @@ take_descriptors(struct msghdr *message, struct eb_packet *packet)
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-            if (packet->n_fds < EB_JOB_FDS)
+            if (packet->n_fds < EB_PACKET_FDS)
                 packet->fds[packet->n_fds++] = fd;
             else
                 close(fd);

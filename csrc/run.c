@@ -4,7 +4,7 @@
  * cause stands.  None of it waits for the host: neither its reading of the
  * output nor its taking of reports. */
 #include "kernel.h"
-#include "runtime.h"
+#include "run.h"
 
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -17,26 +17,8 @@
 #include <unistd.h>
 
 #define ANNOUNCE (20 * EB_MS) /* a run that ends sooner tells start and end at once */
-#define RETRY_KILL_MS 50
 
-enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_COUNT };
-
-struct run {
-    struct eb_init *init;
-    const struct eb_job_view *view;
-    struct eb_spawn spawn;
-    struct eb_relay relay;
-    struct eb_meter meter;
-    pid_t pid;
-    bool execed;
-    bool dirty; /* what it left could not be removed */
-    bool reaped; /* the program itself */
-    int wait_status;
-    enum eb_cause cause;
-    int64_t denied_nr;
-    uint64_t started;
-    uint64_t ended;
-};
+enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_MEMORY, AT_COUNT };
 
 static struct eb_stream out_stream = {.file = -1};
 static struct eb_stream err_stream = {.file = -1};
@@ -77,8 +59,8 @@ let_go(pid_t pid, int status)
 }
 
 /* Reaps what is dead; false when there is no child left at all. */
-static bool
-reap(struct run *run)
+bool
+eb_run_reap(struct run *run)
 {
     for (;;) {
         struct rusage usage;
@@ -145,6 +127,8 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_IN] = (struct pollfd){.fd = pipes->in, .events = POLLOUT};
     fds[AT_NOTICE] = (struct pollfd){.fd = pipes->notice, .events = POLLIN};
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
+    fds[AT_MEMORY] = (struct pollfd){.fd = eb_cgroup_alarm(&run->init->cgroup),
+                                     .events = POLLPRI};
     uint64_t wake = EB_UNLIMITED;
     if (run->execed) {
         wake = eb_smaller(deadline(run), eb_meter_due(&run->meter));
@@ -216,9 +200,11 @@ take_turn(struct run *run)
     wait_for_facts(run, fds);
     if (fds[AT_LISTENER].revents & POLLIN)
         take_denial(run);
+    if (fds[AT_MEMORY].revents)
+        stop(run, eb_meter_memory(&run->meter));
     if (fds[AT_NOTICE].revents)
         take_notice(run);
-    reap(run);
+    eb_run_reap(run);
     /* It may have come to execve and to its end since the look at the pipe. */
     if (run->reaped && run->spawn.pipes.notice >= 0)
         take_notice(run);
@@ -236,133 +222,10 @@ take_turn(struct run *run)
         stop(run, EB_CAUSE_KILLED);
 }
 
-/* ---- the end ---- */
-
-/* Without a scope: our children, and theirs as they become ours. */
-static void
-kill_children(const struct eb_init *init)
-{
-    static pid_t pids[1024];
-    size_t n = eb_watch_children(init->proc, pids, sizeof pids / sizeof *pids);
-    for (size_t i = 0; i < n; i++)
-        kill(pids[i], SIGKILL);
-}
-
-/* Returns when no process of the run is left. */
-static void
-end_tree(struct run *run)
-{
-    sigset_t none;
-    sigemptyset(&none);
-    while (reap(run) && EB_HAS(TREE_KILL)) {
-        const struct timespec again = {.tv_nsec = RETRY_KILL_MS * (long)EB_MS};
-        const struct timespec soon = {.tv_nsec = (long)EB_MS};
-        if (run->init->scoped) {
-            kill(-1, SIGKILL);
-            if (!reap(run))
-                return;
-            ppoll(NULL, 0, &again, &none);
-        } else {
-            kill_children(run->init);
-            ppoll(NULL, 0, &soon, &none);
-        }
-    }
-}
-
-/* The host gets both streams in the same way. */
-static void
-store_output(struct run *run)
-{
-    if (out_stream.file < 0 && err_stream.file < 0)
-        return;
-    int out = eb_stream_file(&out_stream);
-    int err = eb_stream_file(&err_stream);
-    if (out < 0 || err < 0)
-        run->relay.error = out < 0 ? -out : -err;
-}
-
-/* What became certain only at the end: limits hold to the last byte. */
-static void
-settle(struct run *run, bool untouched)
-{
-    if (run->cause != EB_CAUSE_EXIT)
-        return;
-    run->cause = run->relay.excess ? EB_CAUSE_OUTPUT : eb_meter_settle(&run->meter, untouched);
-    if (run->cause == EB_CAUSE_EXIT && run->relay.error) {
-        run->cause = EB_CAUSE_SETUP;
-        run->spawn.status->stage = EB_STAGE_PIPES;
-        run->spawn.status->error = run->relay.error;
-    }
-}
-
-static void
-report_end(struct run *run)
-{
-    struct eb_report report = {
-        .type = EB_REPORT_ENDED,
-        .cause = run->cause,
-        .run_id = run->view->job.run_id,
-        .flags = (run->execed ? EB_REPORT_EXECED : 0U) |
-                 (run->relay.excess ? EB_REPORT_TRUNCATED : 0U) |
-                 (run->dirty ? EB_REPORT_DIRTY : 0U),
-        .stage = run->spawn.status->stage,
-        .error = run->spawn.status->error,
-        .wait_status = run->wait_status,
-        .denied_nr = run->denied_nr,
-        .wall_time = run->execed && run->ended > run->started ? run->ended - run->started : 0,
-        .user_time = run->meter.user,
-        .system_time = run->meter.system + run->meter.watch.lost,
-        .peak_memory = run->meter.peak,
-        .stdout_size = out_stream.stored,
-        .stderr_size = err_stream.stored,
-    };
-    struct iovec parts[] = {{.iov_base = &report, .iov_len = sizeof report},
-                            {.iov_base = out_stream.head, .iov_len = out_stream.stored},
-                            {.iov_base = err_stream.head, .iov_len = err_stream.stored}};
-    int fds[] = {out_stream.file, err_stream.file};
-    bool in_fds = fds[0] >= 0 && fds[1] >= 0;
-    if (in_fds)
-        report.flags |= EB_REPORT_IN_FDS;
-    eb_relay_report(run->init->sock, parts, in_fds ? 1 : 3, fds, in_fds ? 2 : 0);
-}
-
-/* In namespaces the kernel itself holds the limit.  -EINVAL: what the host put there
- * is more already, which is told at the end. */
-static int
-limit_workspace(const struct run *run, uint64_t bytes)
-{
-    int error = run->init->runtime->namespaces ? eb_mounts_limit(run->init, bytes) : 0;
-    return error == -EINVAL ? 0 : error;
-}
-
-static void
-finish(struct run *run)
-{
-    end_tree(run);
-    if (!run->ended)
-        run->ended = eb_now();
-    eb_relay_read(&run->relay, true);
-    eb_pipes_close(&run->spawn.pipes);
-    eb_relay_finish(&run->relay);
-    store_output(run);
-    bool untouched = eb_workspace_is_untouched(run->init->places);
-    eb_meter_close(&run->meter);
-    settle(run, untouched);
-    if (limit_workspace(run, EB_UNLIMITED) < 0)
-        run->dirty = true;
-    eb_workspace_unlock(run->init);
-    if (!untouched && !(run->view->job.flags & EB_JOB_KEEP) && !run->dirty)
-        run->dirty = !eb_workspace_clear(run->init->places);
-    report_end(run);
-    eb_workspace_renew(run->init->places);
-    eb_stream_reset(&out_stream);
-    eb_stream_reset(&err_stream);
-}
-
 static void
 start(struct run *run)
 {
-    int error = limit_workspace(run, run->view->job.limits.disk);
+    int error = eb_run_limit_workspace(run, run->view->job.limits.disk);
     run->pid = error < 0 ? -1 : eb_spawn(&run->spawn);
     if (error < 0) {
         run->spawn.pipes = (struct eb_pipes){-1, -1, -1, -1, -1, -1};
@@ -372,6 +235,7 @@ start(struct run *run)
     run->relay.fed = run->spawn.fed;
     if (run->pid < 0) {
         run->cause = EB_CAUSE_SETUP;
+        run->dirty = run->spawn.status->stage == EB_STAGE_CGROUP;
         return;
     }
     if (run->spawn.gate_fd >= 0)
@@ -402,7 +266,8 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
                                 .stdin_fd = fds->input,
                                 .gate_fd = fds->gate,
                                 .box_fd = init->box,
-                                .status = init->status}};
+                                .status = init->status,
+                                .cgroup = &init->cgroup}};
     run.relay = (struct eb_relay){.sock = init->sock,
                                   .run_id = job->run_id,
                                   .limit = job->limits.output,
@@ -419,5 +284,5 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
     while (!is_over(&run))
         take_turn(&run);
     check_setup(&run);
-    finish(&run);
+    eb_run_finish(&run);
 }

@@ -6,14 +6,20 @@
  *   confine.c   capabilities, limits and calls taken away
  *   namespaces.c  those of the launcher and of each init
  *   mounts.c    the files of an init in namespaces
+ *   fixtures.c  those of them that lie in the workspace
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
- *   run.c       one run from its job to its final report: what ends it, and how
+ *   run.c       one run from its job on: what ends it
+ *   finish.c    its end: tree, report, traces
  *   limits.c    CPU time, memory and disk against their limits; accounts
  *   relay.c     the program's pipes, to and from the host
  *   capture.c   output kept whether or not the host reads
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
  *   landlock.c  rules made into a ruleset (evalbox.h)
+ *   cgroup.c    the cgroups of a slot (cgroup.h)
+ *   cgroup_read.c  what they tell
+ *   cgroups.c   those of a launcher (cgroup.h)
+ *   clone.c     a child made inside a cgroup (cgroup.h)
  *   protocol.c  messages: encode, decode, descriptors
  *   watch.c     memory and CPU time of a process tree, from /proc
  *   disk.c      bytes used by a directory tree
@@ -22,6 +28,7 @@
 #ifndef EB_RUNTIME_H
 #define EB_RUNTIME_H
 
+#include "cgroup.h"
 #include "evalbox.h"
 #include "layers.h"
 
@@ -52,6 +59,7 @@ struct eb_runtime {
     int abi;
     int self;        /* pidfd of the launcher */
     char root_name[EB_NAME_MAX];
+    struct eb_cgroups cgroups;
     char uid_map[EB_MAP_MAX];
     char gid_map[EB_MAP_MAX];
 };
@@ -98,7 +106,7 @@ struct eb_tree_view {
 struct eb_packet {
     void *data;
     size_t size;
-    int fds[EB_JOB_FDS];
+    int fds[EB_PACKET_FDS];
     int n_fds;
 };
 
@@ -148,12 +156,22 @@ struct eb_child {
     struct eb_rlimit open_files;
     struct eb_filter filter;
     bool listen;
+    bool own_session;
+    int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
 };
 
 /* Entry point for clone(); never returns. */
 int eb_child_main(void *child);
 
 /* ---- init.c ---- */
+
+/* Something in the workspace that every run must find as it was. */
+struct eb_fixture {
+    char *path;
+    dev_t dev;
+    ino_t ino;
+    mode_t mode; /* 0: whatever it is */
+};
 
 struct eb_init {
     const struct eb_runtime *runtime;
@@ -166,17 +184,23 @@ struct eb_init {
     int box;           /* as the program sees it: where it starts */
     char start[256];   /* in namespaces: its path */
     uint64_t base_inodes; /* of an empty workspace there */
+    struct eb_fixture *fixtures;
+    size_t n_fixtures;
+    bool fixed[EB_PLACES]; /* places that have some, and so cannot be emptied */
     int proc;
     bool scoped;       /* proved: kill(-1) reaches our own tree only */
     uint64_t ruleset_id;
     int ruleset_fd;    /* the last one, kept for the next run */
     struct eb_child_status *status;
+    struct eb_cgroup cgroup;
 };
 _Noreturn void eb_init_main(struct eb_init *init);
 /* Tells the host that an init in namespaces has its files (error 0), or why not. */
 void eb_init_say_ready(const struct eb_init *init, const struct eb_failure *failure, int error);
 /* Set by SIGTERM: end the run, then init itself. */
 extern volatile sig_atomic_t eb_init_terminated;
+/* Whether to wait until the host reads, be it after SIGTERM. */
+bool eb_init_waits(const struct eb_init *init);
 /* Dies with the launcher; to be repeated after every change of identity. */
 void eb_init_follow_launcher(const struct eb_init *init);
 
@@ -189,6 +213,13 @@ int eb_mounts_make(struct eb_init *init, const struct eb_tree_view *view,
 int eb_mounts_limit(const struct eb_init *init, uint64_t bytes);
 /* Whether it holds more, an entry counted as 1 KiB and a file as whole pages. */
 bool eb_mounts_hold_more(const struct eb_init *init, uint64_t bytes);
+
+/* ---- fixtures.c ---- */
+
+/* Remembers what lies on the way from the place `top` to `path`, and that itself. */
+int eb_fixtures_note(struct eb_init *init, int place, const char *top, const char *path);
+/* Whether all are there and nothing else is in the workspace. */
+bool eb_fixtures_stand(const struct eb_init *init);
 
 /* ---- run.c ---- */
 
@@ -222,6 +253,7 @@ struct eb_spawn {
     size_t fed; /* bytes of view->input already in the pipe */
     struct eb_pipes pipes;
     struct eb_child_status *status;
+    struct eb_cgroup *cgroup;
 };
 
 /* Starts the child; returns its pid.  On failure status says where. */
@@ -277,11 +309,11 @@ void eb_relay_feed(struct eb_relay *relay);
 void eb_relay_announce(struct eb_relay *relay);
 /* Sends what is stored, if streaming and as far as the host takes it. */
 void eb_relay_flush(struct eb_relay *relay);
-/* The same until all is sent, or SIGTERM. */
-void eb_relay_finish(struct eb_relay *relay);
-/* Sends the last report; waits for the host, or for SIGTERM. */
-void eb_relay_report(int sock, const struct iovec *parts, int n_parts, const int *fds,
-                     int n_fds);
+/* The same until all is sent, or init does not wait any more. */
+void eb_relay_finish(struct eb_relay *relay, const struct eb_init *init);
+/* Sends the last report; waits for the host as long as init does. */
+void eb_relay_report(const struct eb_init *init, const struct iovec *parts, int n_parts,
+                     const int *fds, int n_fds);
 
 /* ---- watch.c ---- */
 
@@ -305,6 +337,8 @@ uint64_t eb_watch_memory(const struct eb_watch *watch, uint32_t uid);
 uint64_t eb_watch_runnable(int proc);
 /* The children of this process, zombies included. */
 size_t eb_watch_children(int proc, pid_t *pids, size_t capacity);
+/* Without a scope: our children, and theirs as they become ours. */
+void eb_watch_kill_children(int proc);
 
 /* ---- disk.c ---- */
 
@@ -325,6 +359,7 @@ struct eb_meter {
     uint64_t user; /* of processes that were waited for */
     uint64_t system;
     uint64_t peak;
+    uint64_t processes; /* 0: not counted */
     uint64_t next_look;
     uint64_t next_disk_look;
 };
@@ -334,6 +369,8 @@ void eb_meter_start(struct eb_meter *meter, uint64_t now);
 void eb_meter_add(struct eb_meter *meter, const struct rusage *usage);
 /* When to look next. */
 uint64_t eb_meter_due(const struct eb_meter *meter);
+/* The OOM killer may have been there. */
+enum eb_cause eb_meter_memory(const struct eb_meter *meter);
 /* The limit that is passed, or EB_CAUSE_EXIT. */
 enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
 /* No process is left: to be called once, before settling. */
@@ -343,11 +380,11 @@ enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 
 /* ---- workspace.c ---- */
 
-bool eb_workspace_is_untouched(const int places[EB_PLACES]);
+bool eb_workspace_is_untouched(const struct eb_init *init);
 /* A program may have taken the rights away that clearing and collecting need. */
 void eb_workspace_unlock(const struct eb_init *init);
 /* False when something of the run is still there. */
-bool eb_workspace_clear(const int places[EB_PLACES]);
+bool eb_workspace_clear(const struct eb_init *init);
 /* When the last run changed them is nothing that the next one should read. */
 void eb_workspace_renew(const int places[EB_PLACES]);
 

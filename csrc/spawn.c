@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -59,7 +60,9 @@ make_stdin(struct eb_spawn *spawn, struct ends *ends)
     }
     if (job->stdin_size == 0) {
         ends->stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        return ends->stdio[0] < 0 ? -errno : 0;
+        if (ends->stdio[0] >= 0 || errno != ENOENT)
+            return ends->stdio[0] < 0 ? -errno : 0;
+        /* In namespaces without the system there is none: a closed pipe is as empty. */
     }
     int error = make_pipe(&spawn->pipes.in, &ends->stdio[0], true, job->uid);
     if (error < 0)
@@ -111,12 +114,16 @@ lowered(int resource, uint64_t value)
     return (struct eb_rlimit){.resource = resource, .value = {wanted, wanted}};
 }
 
-/* In a user namespace of one's own, init is one of those that are counted. */
+/* In a user namespace of one's own, init is one of those that are counted.  Where a
+ * cgroup counts, what else the caller's uid runs must not count as well. */
 static uint64_t
 counted_processes(const struct eb_spawn *spawn)
 {
     uint64_t processes = spawn->view->job.limits.processes;
-    bool with_init = spawn->runtime->namespaces && spawn->view->job.uid == EB_KEEP_ID;
+    bool shared = spawn->view->job.uid == EB_KEEP_ID;
+    if (shared && (spawn->cgroup->kind & EB_CGROUP_PIDS))
+        return EB_UNLIMITED;
+    bool with_init = spawn->runtime->namespaces && shared;
     return processes != EB_UNLIMITED && with_init ? processes + 1 : processes;
 }
 
@@ -131,18 +138,36 @@ set_limits(struct eb_child *child, const struct eb_spawn *spawn)
     child->open_files = lowered(RLIMIT_NOFILE, limits->open_files);
 }
 
+/* Into the cgroup of v2; -ENOSYS where the child has to enter by itself. */
+static pid_t
+start_inside(const struct eb_spawn *spawn, struct eb_child *child)
+{
+    uint64_t flags = spawn->gate_fd >= 0 ? 0 : CLONE_VM | CLONE_VFORK;
+    if (!spawn->cgroup->clones)
+        return -ENOSYS;
+    return eb_cgroup_clone(spawn->cgroup, child, child_stack, CHILD_STACK, flags);
+}
+
+static pid_t
+start_outside(const struct eb_spawn *spawn, struct eb_child *child)
+{
+    memcpy(child->cgroups, spawn->cgroup->enter, sizeof child->cgroups);
+    if (spawn->gate_fd < 0)
+        return clone(eb_child_main, child_stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD,
+                     child);
+    pid_t pid = fork();
+    if (pid == 0)
+        eb_child_main(child);
+    return pid;
+}
+
 static pid_t
 start_child(const struct eb_spawn *spawn, struct eb_child *child)
 {
-    pid_t pid;
-    if (spawn->gate_fd >= 0) {
-        pid = fork();
-        if (pid == 0)
-            eb_child_main(child);
-    } else {
-        pid = clone(eb_child_main, child_stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD,
-                    child);
-    }
+    pid_t pid = start_inside(spawn, child);
+    errno = pid < 0 ? -pid : 0;
+    if (pid == -ENOSYS)
+        pid = start_outside(spawn, child);
     if (pid < 0) {
         spawn->status->stage = EB_STAGE_CLONE;
         spawn->status->error = errno;
@@ -182,10 +207,14 @@ run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
         .parent = getpid(),
         .filter = spawn->runtime->child_filter,
         .listen = spawn->runtime->listen,
+        .own_session = !spawn->runtime->scoped,
+        .cgroups = {-1, -1, -1},
     };
-    if (!strings) {
-        spawn->status->stage = EB_STAGE_JOB;
-        spawn->status->error = ENOMEM;
+    int error = eb_cgroup_begin(spawn->cgroup, job->limits.memory, job->limits.processes);
+    if (!strings || error < 0) {
+        spawn->status->stage = strings ? EB_STAGE_CGROUP : EB_STAGE_JOB;
+        spawn->status->error = strings ? -error : ENOMEM;
+        free(strings);
         return -1;
     }
     eb_job_strings(view, child.argv, child.envp);

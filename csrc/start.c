@@ -32,7 +32,9 @@ place_descriptors(const int32_t *fds, uint32_t n_fds)
 int
 eb_launcher_start(const char *path, const int32_t *fds, uint32_t n_fds)
 {
-    char *const argv[] = {(char *)(uintptr_t)path, NULL};
+    /* Not the path: in a PID namespace the program may read /proc/1/cmdline. */
+    char name[] = "evalbox_launcher";
+    char *const argv[] = {name, NULL};
     char *const envp[] = {NULL};
     volatile int error = 0;
     sigset_t all, before;

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -140,9 +141,18 @@ eb_tree_clear(int dirfd)
     }
 }
 
+/* Not the directory itself, not the one above it, and nothing further away. */
+static bool
+is_name_of_entry(const char *name)
+{
+    return strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && !strchr(name, '/');
+}
+
 int
 eb_tree_remove(int parentfd, const char *name)
 {
+    if (!is_name_of_entry(name))
+        return -EINVAL;
     int fd = open_directory(parentfd, name);
     if (fd < 0)
         return fd == -ENOENT ? 0 : fd;

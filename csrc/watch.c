@@ -8,7 +8,9 @@
  *     asks no permission; what a process waited for is in its stat file
  *     (cutime, cstime) with clock-tick resolution;
  *   - a child whose parent ignores SIGCHLD is reaped without being added to
- *     anybody's cutime: the sum then falls, and the fall is what was lost. */
+ *     anybody's cutime: the sum then falls, and the fall is what was lost;
+ *   - from vfork to execve a child has the memory of its parent, not a share of it:
+ *     both show all of it, and the thread that waits is in state D. */
 #include "runtime.h"
 
 #include <dirent.h>
@@ -23,12 +25,19 @@
 
 /* A run with more live processes than this is watched in part. */
 enum { MAX_PROCESSES = 4096 };
+enum { SAME_BYTES = 256 * 1024 };
 
 struct tree {
     int proc; /* descriptor of /proc */
     uint32_t n_pids;
     pid_t pids[MAX_PROCESSES];
     pid_t speakers[MAX_PROCESSES]; /* for each the thread to read its memory through */
+    pid_t parents[MAX_PROCESSES];
+    unsigned waiting[MAX_PROCESSES]; /* threads that wait for what the kernel does */
+    struct memory {
+        uint64_t bytes;
+        uint64_t from, to; /* addresses of the first and behind the last mapping */
+    } memory[MAX_PROCESSES];
 };
 
 static ssize_t
@@ -97,6 +106,7 @@ add_children_of_threads(struct tree *tree, pid_t pid)
 
 struct process {
     pid_t speaker;
+    pid_t parent;
     uint64_t waited_ticks;
     uint64_t threads;
     uint64_t resident_pages;
@@ -148,6 +158,7 @@ read_process(int proc, pid_t pid, struct process *process)
     if (read_stat(proc, path, &state, field) < 0)
         return -ESRCH;
     *process = (struct process){.speaker = pid,
+                                .parent = (pid_t)field[4],
                                 .waited_ticks = field[16] + field[17],
                                 .threads = field[20],
                                 .resident_pages = field[24]};
@@ -191,9 +202,11 @@ collect_tree(const struct eb_watch *watch, struct tree *tree, struct eb_sample *
         char path[64];
         pid_t pid = tree->pids[i];
         tree->speakers[i] = pid;
+        tree->parents[i] = 0;
         if (read_process(watch->proc, pid, &process) < 0)
             continue;
         tree->speakers[i] = process.speaker;
+        tree->parents[i] = process.parent;
         sample->resident += process.resident_pages * (uint64_t)page;
         sample->cpu_time += process_cpu_time(pid);
         sample->cpu_time += process.waited_ticks * (1000000000U / (uint64_t)tick);
@@ -219,7 +232,7 @@ eb_watch_runnable(int proc)
     return strtoull(slash, NULL, 10);
 }
 
-static struct tree current; /* 32 KiB; one watch at a time */
+static struct tree current; /* 160 KiB, of which the used part; one watch at a time */
 
 void
 eb_watch_sample(const struct eb_watch *watch, struct eb_sample *sample)
@@ -242,29 +255,107 @@ borrow_identity(uint32_t uid)
     syscall(SYS_setfsuid, uid);
 }
 
+static struct memory
+read_memory(int proc, pid_t pid, pid_t tid)
+{
+    char path[64], text[4096];
+    struct memory memory = {0};
+    snprintf(path, sizeof path, "%d/task/%d/smaps_rollup", pid, tid);
+    if (read_text(proc, path, text, sizeof text) > 0) {
+        char *dash;
+        memory.bytes = field_kib(text, "Pss_Anon:") + field_kib(text, "Pss_Shmem:") +
+                       field_kib(text, "SwapPss:");
+        memory.from = strtoull(text, &dash, 16);
+        memory.to = *dash == '-' ? strtoull(dash + 1, NULL, 16) : 0;
+        return memory;
+    }
+    snprintf(path, sizeof path, "%d/task/%d/status", pid, tid);
+    if (read_text(proc, path, text, sizeof text) > 0)
+        memory.bytes = field_kib(text, "RssAnon:") + field_kib(text, "RssShmem:") +
+                       field_kib(text, "VmSwap:");
+    return memory;
+}
+
+/* Threads in state D: they wait for the execve of a child, or for a disk. */
+static unsigned
+waiting_threads(int proc, pid_t pid)
+{
+    char path[64], state;
+    uint64_t field[25];
+    unsigned n = 0;
+    snprintf(path, sizeof path, "%d/task", pid);
+    int fd = openat(proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *tasks = fd < 0 ? NULL : fdopendir(fd);
+    if (!tasks && fd >= 0)
+        close(fd);
+    for (struct dirent *entry; tasks && (entry = readdir(tasks));) {
+        if (entry->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "%d/task/%.16s/stat", pid, entry->d_name);
+        if (read_stat(proc, path, &state, field) == 0 && state == 'D')
+            n++;
+    }
+    if (tasks)
+        closedir(tasks);
+    return n;
+}
+
+/* What a child runs in until execve changes little. */
+static bool
+is_same_memory(const struct memory *a, const struct memory *b)
+{
+    uint64_t more = a->bytes > b->bytes ? a->bytes - b->bytes : b->bytes - a->bytes;
+    return a->to != 0 && a->from == b->from && a->to == b->to && more <= SAME_BYTES;
+}
+
+static bool
+has_child(const struct tree *tree, pid_t pid)
+{
+    for (uint32_t i = 0; i < tree->n_pids; i++)
+        if (tree->parents[i] == pid)
+            return true;
+    return false;
+}
+
+/* What is in the sum twice because a child still runs in its parent's memory.  One child
+ * for each thread that waits and not one more, or a program could hide processes behind
+ * a child that waits: that child's own memory then counts instead. */
+static uint64_t
+counted_twice(const struct tree *tree)
+{
+    uint64_t twice = 0;
+    for (uint32_t parent = 0; parent < tree->n_pids; parent++) {
+        unsigned left = tree->waiting[parent];
+        for (uint32_t child = 0; child < tree->n_pids && left > 0; child++) {
+            if (tree->parents[child] != tree->pids[parent] ||
+                !is_same_memory(&tree->memory[child], &tree->memory[parent]))
+                continue;
+            twice += tree->memory[child].bytes;
+            left--;
+        }
+    }
+    return twice;
+}
+
 uint64_t
 eb_watch_memory(const struct eb_watch *watch, uint32_t uid)
 {
     uint64_t sum = 0;
+    /* Before anything is read: a child of the tree whose parent does not wait any more
+     * has a memory of its own by then. */
+    for (uint32_t i = 0; i < current.n_pids; i++) {
+        bool may_wait = has_child(&current, current.pids[i]);
+        current.waiting[i] = may_wait ? waiting_threads(watch->proc, current.pids[i]) : 0;
+    }
     if (uid != EB_KEEP_ID)
         borrow_identity(uid);
     for (uint32_t i = 0; i < current.n_pids; i++) {
-        char path[64], text[4096];
-        pid_t pid = current.pids[i], tid = current.speakers[i];
-        snprintf(path, sizeof path, "%d/task/%d/smaps_rollup", pid, tid);
-        if (read_text(watch->proc, path, text, sizeof text) > 0) {
-            sum += field_kib(text, "Pss_Anon:") + field_kib(text, "Pss_Shmem:") +
-                   field_kib(text, "SwapPss:");
-            continue;
-        }
-        snprintf(path, sizeof path, "%d/task/%d/status", pid, tid);
-        if (read_text(watch->proc, path, text, sizeof text) > 0)
-            sum += field_kib(text, "RssAnon:") + field_kib(text, "RssShmem:") +
-                   field_kib(text, "VmSwap:");
+        current.memory[i] = read_memory(watch->proc, current.pids[i], current.speakers[i]);
+        sum += current.memory[i].bytes;
     }
     if (uid != EB_KEEP_ID)
         borrow_identity(0);
-    return sum;
+    return sum - counted_twice(&current);
 }
 
 size_t
@@ -276,4 +367,13 @@ eb_watch_children(int proc, pid_t *pids, size_t capacity)
     size_t n = current.n_pids < capacity ? current.n_pids : capacity;
     memcpy(pids, current.pids, n * sizeof *pids);
     return n;
+}
+
+void
+eb_watch_kill_children(int proc)
+{
+    static pid_t pids[1024];
+    size_t n = eb_watch_children(proc, pids, sizeof pids / sizeof *pids);
+    for (size_t i = 0; i < n; i++)
+        kill(pids[i], SIGKILL);
 }

@@ -20,12 +20,12 @@ is_empty(int dirfd)
 }
 
 bool
-eb_workspace_is_untouched(const int places[EB_PLACES])
+eb_workspace_is_untouched(const struct eb_init *init)
 {
     for (int i = 0; i < EB_PLACES; i++)
-        if (!is_empty(places[i]))
+        if (!init->fixed[i] && !is_empty(init->places[i]))
             return false;
-    return true;
+    return init->n_fixtures == 0 || eb_fixtures_stand(init);
 }
 
 void
@@ -41,16 +41,17 @@ eb_workspace_unlock(const struct eb_init *init)
 }
 
 bool
-eb_workspace_clear(const int places[EB_PLACES])
+eb_workspace_clear(const struct eb_init *init)
 {
     bool empty = true;
     if (!EB_HAS(CLEARING))
         return true;
     for (int i = 0; i < EB_PLACES; i++) {
-        if (!is_empty(places[i]) && eb_tree_clear(places[i]) < 0)
+        int place = init->fixed[i] ? -1 : init->places[i];
+        if (!is_empty(place) && eb_tree_clear(place) < 0)
             empty = false;
     }
-    return empty;
+    return empty && (init->n_fixtures == 0 || eb_fixtures_stand(init));
 }
 
 void

@@ -208,6 +208,7 @@ class Life:
                 system_time=system,
                 cpu_time=user + system,
                 peak_memory=report.peak_memory,
+                processes=report.processes or None,
             ),
             enforcement=self.enforcement,
             files=files,

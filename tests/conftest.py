@@ -8,11 +8,14 @@ unless tests/allowed_skips.txt names it with a reason.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+
+import tiers
+from evalbox._host import host
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
@@ -64,3 +67,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if not item.get_closest_marker(unwanted)]
+
+
+@pytest.fixture(params=tiers.TIERS)
+def tier(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Once for each way in which runs are isolated, which is what "auto" means then."""
+    if request.param == "namespace" and host().namespaces.why_not:
+        pytest.skip(host().namespaces.why_not)
+    with tiers.only(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def process_tier() -> Iterator[None]:
+    """For tests of what is there without namespaces only."""
+    with tiers.only("process"):
+        yield
+
+
+@pytest.fixture
+def namespace_tier() -> Iterator[None]:
+    """For tests of what is there in namespaces only."""
+    if host().namespaces.why_not:
+        pytest.skip(host().namespaces.why_not)
+    with tiers.only("namespace"):
+        yield

@@ -126,6 +126,7 @@ class Patient:
 
     process: subprocess.Popen[bytes]
     files: tuple[Path, ...]
+    fds: tuple[int, ...]
 
     CONTENT = b"nobody changed this\n"
 
@@ -137,11 +138,13 @@ class Patient:
         for file in files:
             file.write_bytes(cls.CONTENT)
             file.chmod(0o666)
+        # To be read even if their mode should be changed.
+        fds = tuple(os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in files)
         command = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert process.stdout
         process.stdout.readline()
-        return cls(process, files)
+        return cls(process, files, fds)
 
     def __enter__(self) -> Patient:
         return self
@@ -154,30 +157,56 @@ class Patient:
     ) -> None:
         self.process.kill()
         self.process.communicate()
-        for file in self.files:
+        for file, fd in zip(self.files, self.fds, strict=True):
+            os.close(fd)
             file.unlink(missing_ok=True)
 
     def facts(self) -> dict[str, Any]:
-        states = [file.stat() for file in self.files]
+        states = [*map(os.fstat, self.fds)]
+        there = [*map(os.path.samestat, states, map(os.stat, self.files))]
+        alive = self.process.poll() is None
         return {
-            "alive": self.process.poll() is None,
-            "process": _process(self.process.pid),
-            "contents": [file.read_bytes() for file in self.files],
+            "alive": alive,
+            "process": _process(self.process.pid) if alive else {},
+            "contents": [os.pread(fd, 4096, 0) for fd in self.fds],
+            "there": there,
             "beside": _names(str(self.files[0].parent)),
             "owners": [(state.st_uid, state.st_gid, state.st_nlink) for state in states],
         }
 
     def metadata(self) -> list[tuple[int, int]]:
         """What of the files only `fs_metadata` holds."""
-        return [(state.st_mode, state.st_mtime_ns) for state in map(Path.stat, self.files)]
+        return [(state.st_mode, state.st_mtime_ns) for state in map(os.fstat, self.fds)]
 
 
 def objects() -> set[tuple[str, str]]:
-    """What outlives its maker: names in shared file systems, objects of System V."""
-    found = {(folder, name) for folder in _SHARED for name in _names(folder)}
-    for kind in ("shm", "sem", "msg"):
-        found |= {(kind, number) for number in _column(f"/proc/sysvipc/{kind}", 1)}
+    """What outlives its maker, and may be a program's: in shared places, and of System V.
+
+    Programs of root run as somebody else, and those of a user as himself.
+    """
+    found = {
+        (folder, name)
+        for folder in _SHARED
+        for name in _names(folder)
+        if _may_be_a_programs(_owner(f"{folder}/{name}"))
+    }
+    for kind, column in (("shm", 7), ("sem", 4), ("msg", 7)):
+        for line in (_read(f"/proc/sysvipc/{kind}") or "").splitlines()[1:]:
+            fields = line.split()
+            if _may_be_a_programs(int(fields[column])):
+                found.add((kind, fields[1]))
     return found
+
+
+def _owner(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_uid
+    except FileNotFoundError:
+        return None
+
+
+def _may_be_a_programs(uid: int | None) -> bool:
+    return uid is not None and (uid != 0 if os.getuid() == 0 else uid == os.getuid())
 
 
 def snapshot(patient: Patient) -> dict[str, Any]:
@@ -230,7 +259,7 @@ def unharmed(patient: Patient, patience: float = 60.0) -> Iterator[KernelLog]:
         if not _settles(lambda: snapshot(patient) == before, patience):
             raise AssertionError("\n".join(_differences(before, snapshot(patient))))
         left = objects() - there
-        assert _settles(lambda: not left.intersection(objects()), patience), left & objects()
+        assert _settles(lambda: left.isdisjoint(objects()), patience), left & objects()
         least = memory * (1 - _MEMORY)
         assert _settles(lambda: available_memory() >= least, patience), available_memory() / memory
         assert abs(_clock() - clock) < _CLOCK, "the time was set"

@@ -17,6 +17,11 @@ def launchers_of(executor: Executor) -> list[Launcher]:
     return [*loop._fleet._launchers.values()]
 
 
+def roots_of(executor: Executor) -> list[Path]:
+    """Directories of its launchers; in namespaces there are none."""
+    return [Path(one.root.path) for one in launchers_of(executor) if one.root is not None]
+
+
 @contextmanager
 def watched_executor(mark: str) -> Iterator[Executor]:
     """Afterwards no descriptor, no directory and no process is left.
@@ -26,9 +31,11 @@ def watched_executor(mark: str) -> Iterator[Executor]:
     before, others = open_descriptors(), set(helpers())
     with Executor() as executor:
         yield executor
-        roots = [Path(launcher.root.path) for launcher in launchers_of(executor)]
+        roots = roots_of(executor)
         assert [root for root in roots if not root.is_dir()] == []
-        assert roots
+        tiers = [launcher.filters.tier for launcher in launchers_of(executor)]
+        assert len(roots) == tiers.count("process")
+        assert tiers
         assert marked(mark) == []
     assert set(helpers()) <= others
     assert [root for root in roots if root.exists()] == []

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import evalbox
+import tiers
 from evalbox._host import host
 from evalbox._syscall_table import NUMBERS
 
@@ -29,11 +30,23 @@ Seen = dict[str, str]
 
 @dataclass(frozen=True)
 class Attack:
-    """`inside` is what it meets in a sandbox; where it is allowed it is always "ok"."""
+    """What it meets in a sandbox; where it is allowed it is always "ok".
+
+    Attributes:
+        inside: in the namespaces of the host.
+        apart: in namespaces of its own; by default, what Landlock closes is not there.
+    """
 
     name: str
     act: str
     inside: str = "EACCES"
+    apart: str = ""
+
+    @property
+    def answer(self) -> str:
+        if tiers.current() == "process":
+            return self.inside
+        return self.apart or self.inside.replace("EACCES", "ENOENT")
 
 
 _PRELUDE = """
@@ -127,7 +140,7 @@ def allowed(attacks: Sequence[Attack]) -> Seen:
 
 
 def denied(attacks: Sequence[Attack]) -> Seen:
-    return {attack.name: attack.inside for attack in attacks}
+    return {attack.name: attack.answer for attack in attacks}
 
 
 # ---- targets ---------------------------------------------------------------------------------

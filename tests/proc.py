@@ -52,7 +52,18 @@ def helpers() -> list[int]:
 
 def zombies(pids: list[int]) -> list[int]:
     """Children of these processes that are dead and not waited for."""
-    return [child for pid in pids for child in children(pid) if _state(child) == "Z"]
+    return [child for pid in pids for child in children(pid) if _fields(child)[:1] == ["Z"]]
+
+
+def born(pids: list[int]) -> dict[int, str]:
+    """When each of these processes started: a pid may soon be another's."""
+    return {pid: _fields(pid)[19] for pid in pids}
+
+
+def alive(processes: dict[int, str]) -> list[int]:
+    """Those of `born` that have not ended."""
+    found = {pid: _fields(pid) for pid in processes}
+    return [pid for pid, of in found.items() if of and of[19] == processes[pid] and of[0] != "Z"]
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -82,8 +93,9 @@ def _read(path: str | Path) -> bytes:
         return b""
 
 
-def _state(pid: int) -> str:
-    return _read(f"/proc/{pid}/stat").rpartition(b") ")[2][:1].decode()
+def _fields(pid: int) -> list[str]:
+    """Of /proc/PID/stat after the name; none when there is no such process."""
+    return _read(f"/proc/{pid}/stat").rpartition(b") ")[2].decode().split()
 
 
 def _is_launcher(pid: int) -> bool:

@@ -21,6 +21,8 @@ import evalbox
 from evalbox import Network, Policy, Status, Syscalls
 from probe import CALLS, INT_0X80, caller, make_call, make_call_outside
 
+pytestmark = pytest.mark.usefixtures("tier")
+
 
 @dataclass(frozen=True)
 class Call:

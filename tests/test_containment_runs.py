@@ -17,6 +17,8 @@ from evalbox._syscall_table import NUMBERS
 from leaks import launchers_of
 from probe import KILL_ALL, all_events, ends, python, witness
 
+pytestmark = pytest.mark.usefixtures("tier")
+
 # ---- nothing survives ---------------------------------------------------------------------
 
 # P9, P10, P16-P19; {} is an argument by which this test finds the process again.
@@ -315,6 +317,18 @@ ctypes.CDLL(None).syscall(int(os.environ["EXIT"]))
     assert ended == {32 * MiB: Status.EXITED, 1024 * MiB: Status.MEMORY_LIMIT}
 
 
+def test_memory_that_a_child_borrows_until_execve_counts_once() -> None:
+    # subprocess uses vfork: until execve parent and child both show all of it.
+    script = """
+import subprocess
+held = bytearray(120 << 20)
+for _ in range(500):
+    subprocess.run(["true"], close_fds=False)
+"""
+    output = python(script, memory=200 * MiB, timeout=120.0)
+    assert output.status is Status.EXITED, output.explain()
+
+
 @pytest.mark.root
 def test_a_workspace_that_cannot_be_emptied_serves_no_other_run() -> None:
     plan = Plan(["sh", "-c", "mkdir d; echo ready; sleep 60"], stream=True)
@@ -324,13 +338,25 @@ def test_a_workspace_that_cannot_be_emptied_serves_no_other_run() -> None:
             pass
         (launcher,) = launchers_of(executor)
         (slot,) = launcher.slots.values()
-        stuck = Path(launcher.root.path, slot.name, "box", "d")
+        if launcher.root is None:
+            (init,) = proc.children(launcher.pid)
+            stuck, there = Path("/box/d"), ["nsenter", "-m", "-t", str(init)]
+        else:
+            stuck, there = Path(launcher.root.path, slot.name, "box", "d"), []
         # What is mounted on cannot be removed.
-        subprocess.run(["mount", "-t", "tmpfs", "none", stuck], check=True)
+        subprocess.run([*there, "mount", "-t", "tmpfs", "none", stuck], check=True)
         try:
             executor.kill(run)
             assert ends(executor)[run].status is Status.KILLED
             assert executor.run(Plan(["ls", "-A"])).stdout == b""
-            assert slot not in launcher.slots.values()
+            assert slot not in launcher.idle
+
+            def is_buried() -> bool:
+                executor.run(Plan(["true"])).check()
+                return slot not in launcher.slots.values()
+
+            proc.until(is_buried, "its init is gone")
         finally:
-            subprocess.run(["umount", stuck], check=True)
+            # In namespaces it goes with them.
+            if launcher.root is not None:
+                subprocess.run(["umount", stuck], check=True)

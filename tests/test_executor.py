@@ -18,12 +18,14 @@ import textwrap
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import evalbox
+import tiers
 from evalbox import (
     PIPE,
     CommandNotFound,
@@ -47,8 +49,14 @@ from evalbox import (
     TimedOut,
     UnsupportedError,
 )
+from evalbox._host import host
+from evalbox._host.namespaces import Namespaces
+from evalbox._launch import kit
 from evalbox.executor.shared import MOST_IDLE
-from proc import children, helpers, mark, marked, open_descriptors, until
+from leaks import roots_of
+from proc import alive, born, children, helpers, mark, marked, open_descriptors, until
+
+pytestmark = pytest.mark.usefixtures("tier")
 
 BROKEN = Plan(["./x"], files={"x": File(b"\x7fELF", executable=True)})
 WAITS = Plan(["cat"], stdin=PIPE)
@@ -218,9 +226,10 @@ def test_two_are_held_a_third_runs_and_both_are_released(executor: Executor) -> 
 
 
 def test_several_are_released_together(executor: Executor, folder: Path) -> None:
-    meet = f'echo >{folder}/$$; while [ "$(ls {folder} | wc -l)" -lt 8 ]; do sleep 0.01; done'
-    plan = shell(meet, hold=True, policy=Policy(write=[folder]))
-    runs = [executor.spawn(plan) for _ in range(8)]
+    meet = f'echo >{folder}/$N; while [ "$(ls {folder} | wc -l)" -lt 8 ]; do sleep 0.01; done'
+    policy = Policy(write=[folder])
+    plans = [shell(meet, hold=True, policy=policy, env={"N": str(n)}) for n in range(8)]
+    runs = [executor.spawn(plan) for plan in plans]
     for run in runs:
         executor.release(run)
     assert [output.status for output in ends(rest(executor)).values()] == [Status.EXITED] * 8
@@ -474,7 +483,7 @@ def test_three_hundred_runs_at_once(executor: Executor) -> None:
 def in_fresh_interpreter(code: str) -> str:
     """What a snippet prints in a host process of its own."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(code)],
+        [sys.executable, "-X", "dev", "-W", "error", "-c", tiers.prelude() + textwrap.dedent(code)],
         capture_output=True,
         text=True,
     )
@@ -567,11 +576,16 @@ def test_a_path_that_is_missing_is_a_plan_error_of_run_and_spawn(
     assert executor.active_count == 0
 
 
-def test_a_tier_that_is_not_there_is_unsupported(executor: Executor) -> None:
+def test_a_tier_that_is_not_there_is_unsupported(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = Plan(["true"], policy=Policy(isolation="namespace"))
+    lacking = replace(host(), namespaces=Namespaces("forbidden here", "sysctl"))
+    monkeypatch.setattr(kit, "host", lambda: lacking)
     for start in (executor.run, executor.spawn, Executor.run):
-        with pytest.raises(UnsupportedError, match="namespace"):
+        with pytest.raises(UnsupportedError, match="forbidden here"):
             start(plan)
+    assert executor.run(Plan(["echo", "hi"], policy=Policy(isolation="process"))).text == "hi\n"
 
 
 def test_a_missing_program_is_command_not_found(executor: Executor) -> None:
@@ -724,36 +738,43 @@ def test_a_run_ends_though_init_and_launcher_both_die(executor: Executor) -> Non
 HOST = """
 import os, signal, sys, time
 from evalbox import *
+from leaks import roots_of
 number = sys.argv[1]
 executor = Executor()
-script = f"echo $HOME; setsid sleep {number} & sleep {number} >/dev/null"
+script = f"echo up; setsid sleep {number} & sleep {number} >/dev/null"
 executor.spawn(Plan(["sh", "-c", script], stream=True))
-home = b""
-while not home.endswith(b"\\n"):
-    home += b"".join(e.data for e in executor.poll() if isinstance(e, Stdout))
-print(home.decode().strip(), flush=True)
+while not any(isinstance(event, Stdout) for event in executor.poll()):
+    pass
+print(*roots_of(executor), flush=True)
 sys.stdin.readline()
 """
 
 
 class Host:
-    """A host process with one run, which waits for a line before it goes on with `end`."""
+    """A host process with one run, which waits for a line before it goes on with `end`.
+
+    Attributes:
+        roots: directory of its launcher; in namespaces there is none.
+        helpers: launcher and init, with the time when each was born.
+    """
 
     def __init__(self, end: str) -> None:
         self.number = mark()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOST + textwrap.dedent(end), self.number],
+            [sys.executable, "-c", tiers.prelude() + HOST + textwrap.dedent(end), self.number],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         assert self.process.stdout is not None
-        # HOME is below the directory of its slot, and that below the launcher's.
-        self.home = Path(self.process.stdout.readline().strip())
-        self.folder = self.home.parent.parent
-        assert self.folder.is_dir()
+        self.roots = [*map(Path, self.process.stdout.readline().split())]
+        assert len(self.roots) == (1 if tiers.current() == "process" else 0)
+        assert [root for root in self.roots if not root.is_dir()] == []
         until(lambda: len(marked(f"sleep\0{self.number}")) == 2, "both of its programs sleep")
+        (self.launcher,) = children(self.process.pid)
+        self.helpers = born([self.launcher, *children(self.launcher)])
+        assert len(self.helpers) == 2
 
     def go_on(self) -> None:
         assert self.process.stdin is not None
@@ -765,8 +786,9 @@ class Host:
             return self.process.wait()
 
     def leaves_nothing(self) -> None:
-        until(lambda: not marked(self.number), "no process is left")
-        until(lambda: not self.folder.exists(), "no directory is left")
+        until(lambda: not marked(f"sleep\0{self.number}"), "no process of the run is left")
+        until(lambda: not alive(self.helpers), "neither launcher nor init is left")
+        assert [root for root in self.roots if root.exists()] == []
 
 
 HOST_ENDS = {
@@ -796,13 +818,15 @@ def test_nothing_is_left_when_the_block_is_left() -> None:
     number = mark()
     before, others = open_descriptors(), helpers()
     with Executor() as executor:
-        executor.spawn(shell(f"echo $HOME; setsid sleep {number} & sleep {number}", stream=True))
-        (home,) = (e.data for e in poll_for(executor, Stdout) if isinstance(e, Stdout))
+        executor.spawn(shell(f"echo up; setsid sleep {number} & sleep {number}", stream=True))
+        poll_for(executor, Stdout)
+        roots = roots_of(executor)
+        assert [root for root in roots if not root.is_dir()] == []
         assert marked(number)
         assert len(helpers()) == len(others) + 2
     assert marked(number) == []
     assert helpers() == others
-    assert not Path(home.decode().strip()).parent.parent.exists()
+    assert [root for root in roots if root.exists()] == []
     assert open_descriptors() == before
 
 
@@ -828,7 +852,7 @@ def test_ctrl_c_kills_the_tree_before_the_caller_goes_on() -> None:
         print("interrupted", flush=True)
         sys.stdin.readline()
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), number]
+    command = [sys.executable, "-c", tiers.prelude() + textwrap.dedent(code), number]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as host:
         assert host.stdout is not None
@@ -850,8 +874,7 @@ def test_a_killed_host_leaves_nothing_though_its_forked_child_lives_on() -> None
     )
     host.go_on()
     assert host.process.wait() == -signal.SIGKILL
-    until(lambda: not marked(f"sleep\0{host.number}"), "no process of the run is left")
-    until(lambda: not host.folder.exists(), "no directory is left")
+    host.leaves_nothing()
     (child,) = marked(host.number)
     os.kill(child, signal.SIGKILL)
     host.wait()
@@ -859,15 +882,15 @@ def test_a_killed_host_leaves_nothing_though_its_forked_child_lives_on() -> None
 
 def test_what_host_and_launcher_left_together_is_removed_at_the_next_start() -> None:
     host = Host("")
-    (launcher,) = children(host.process.pid)
-    for pid in (host.process.pid, launcher):
+    for pid in (host.process.pid, host.launcher):
         os.kill(pid, signal.SIGSTOP)
-    for pid in (host.process.pid, launcher):
+    for pid in (host.process.pid, host.launcher):
         os.kill(pid, signal.SIGKILL)
     host.wait()
     until(lambda: not marked(host.number), "no process is left")
+    until(lambda: not alive(host.helpers), "neither launcher nor init is left")
     in_fresh_interpreter("import evalbox; evalbox.run(['true']).check()")
-    assert not host.folder.exists()
+    assert [root for root in host.roots if root.exists()] == []
 
 
 # ---- hosts that do not look
@@ -900,7 +923,8 @@ def test_limits_hold_while_the_host_is_stopped(script: str, limit: str) -> None:
             events = executor.poll()
     print(type(events[-1]).__name__, events[-1].output.status)
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), f"exec {script.format(number)}"]
+    code = tiers.prelude() + textwrap.dedent(code)
+    command = [sys.executable, "-c", code, f"exec {script.format(number)}"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0) as host:
         assert host.stdin is not None

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-import hard_places
 import proc
 from evalbox import _native
 from evalbox.policy import ALL, CORE
-from hard_places_here import HERE, skip_unless_made
+from hard_places_here import HERE, base, run_there, visit_there
 
 EVALBOX = [sys.executable, "-m", "evalbox"]
 Words = tuple[str, ...]
@@ -57,10 +56,6 @@ NOTHING: dict[str, tuple[str, Words]] = {
 }
 
 
-def base(place: str) -> str:
-    return place.rpartition("-")[0]
-
-
 def within(*tables: dict[str, Any]) -> list[str]:
     return [name for name in HERE if any(base(name) in table for table in tables)]
 
@@ -76,8 +71,7 @@ PLACE_AND_TIER = [
 
 @cache
 def visit(place: str, isolation: str = "auto") -> dict[str, Any]:
-    skip_unless_made(place)
-    return hard_places.visit(place, isolation)
+    return visit_there(place, isolation)
 
 
 def lacking(words: Words, text: str) -> list[str]:
@@ -136,8 +130,7 @@ def test_nothing_is_left(place: str, isolation: str) -> None:
 def test_exit_codes_are_those_of_anywhere_else(
     place: str, script: str, options: Words, code: int
 ) -> None:
-    skip_unless_made(place)
-    done = hard_places.run(place, [*EVALBOX, "run", *options, "--", "sh", "-c", script])
+    done = run_there(place, [*EVALBOX, "run", *options, "--", "sh", "-c", script])
     assert done.returncode == code, done.stderr
 
 
@@ -169,8 +162,7 @@ def test_where_nothing_runs_the_remedy_is_told(place: str) -> None:
 
 @pytest.mark.parametrize("place", within(NOTHING))
 def test_the_command_exits_with_125_and_says_why(place: str) -> None:
-    skip_unless_made(place)
-    done = hard_places.run(place, [*EVALBOX, "run", "--", "true"])
+    done = run_there(place, [*EVALBOX, "run", "--", "true"])
     assert done.returncode == 125
     assert lacking(NOTHING[base(place)][1], done.stderr) == []
 
@@ -181,8 +173,7 @@ def test_the_command_exits_with_125_and_says_why(place: str) -> None:
 @cache
 def doctor(place: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, what it found (nothing where it cannot look), and its errors."""
-    skip_unless_made(place)
-    done = hard_places.run(place, [*EVALBOX, "doctor", "--json"])
+    done = run_there(place, [*EVALBOX, "doctor", "--json"])
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 

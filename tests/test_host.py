@@ -17,8 +17,9 @@ from typing import get_args
 import pytest
 
 from evalbox._host import Host, facts, host
+from evalbox._host.cgroups import NO_CGROUPS
 from evalbox._host.namespaces import Namespaces
-from evalbox._host.properties import NOT_POSSIBLE, TABLE, Situation, enforcement, held, situation
+from evalbox._host.properties import TABLE, Situation, enforcement, held, situation
 from evalbox.compile.identity import Caller, Identity, Tier
 from evalbox.errors import SetupError, UnsupportedError
 from evalbox.limits import Limits
@@ -47,7 +48,7 @@ FULL = Host(
     uids=facts.UID_RANGES[0],
     places=(facts.Place("/tmp", tmpfs=False, free=1 << 40),),
     namespaces=NO_NAMESPACES,
-    cgroups="",
+    cgroups=NO_CGROUPS,
 )
 
 
@@ -195,14 +196,21 @@ def test_what_is_required_and_enforced_is_reported() -> None:
     assert report == FULL.enforcement(Policy(), Limits(), OWN)
 
 
-@pytest.mark.parametrize("name", ["memory", "disk", "fs_metadata", "proc_view"])
-def test_a_required_property_that_is_partial_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("memory", NO_CGROUPS.remedy),
+        ("disk", NO_NAMESPACES.remedy),
+        ("fs_metadata", NO_NAMESPACES.remedy),
+        ("proc_view", NO_NAMESPACES.remedy),
+    ],
+)
+def test_a_required_property_that_is_partial_is_refused(name: str, remedy: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         FULL.check(Policy(require=CORE | {name}), Limits(), OWN)
     assert caught.value.property == name
     assert caught.value.reason
-    in_namespaces = name != "memory"
-    assert caught.value.remedy == (NO_NAMESPACES.remedy if in_namespaces else NOT_POSSIBLE)
+    assert caught.value.remedy == remedy
 
 
 def test_a_remedy_of_its_own_stands_beside_that_for_namespaces() -> None:

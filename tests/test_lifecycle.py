@@ -65,6 +65,7 @@ def report(cause: Cause = Cause.EXIT, **changes: Any) -> Report:
         "user_time": NS // 4,
         "system_time": NS // 2,
         "peak_memory": 4096,
+        "processes": 0,
         "stdout": b"",
         "stderr": b"",
     }
@@ -345,7 +346,9 @@ def test_only_wall_time_is_timed_out() -> None:
 def test_usage_is_in_seconds_and_bytes() -> None:
     usage = output_of(running().reported(report(), {}, "")).usage
     assert (usage.wall_time, usage.user_time, usage.system_time) == (1.5, 0.25, 0.5)
-    assert (usage.cpu_time, usage.peak_memory) == (0.75, 4096)
+    assert (usage.cpu_time, usage.peak_memory, usage.processes) == (0.75, 4096, None)
+    counted = output_of(running().reported(report(processes=3), {}, "")).usage
+    assert counted.processes == 3
 
 
 def test_what_the_report_holds_comes_behind_what_was_streamed() -> None:

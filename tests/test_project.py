@@ -33,7 +33,8 @@ def test_runs():
 def run_skipping_suite(folder: Path, allowed: str, ci: str) -> str:
     (folder / "test_skipping.py").write_text(SKIPPING, encoding="utf-8")
     (folder / "allowed_skips.txt").write_text(allowed, encoding="utf-8")
-    shutil.copy(ROOT / "tests" / "conftest.py", folder)
+    for name in ("conftest.py", "tiers.py"):
+        shutil.copy(ROOT / "tests" / name, folder)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
     env = {**os.environ, "CI": ci}
     done = subprocess.run(

@@ -37,6 +37,8 @@ from leaks import watched_executor
 from proc import mark
 from test_values_fuzz import LONG, commands, fields, made
 
+pytestmark = pytest.mark.usefixtures("tier")
+
 MARK = mark()
 SCRIPTS = ["echo $A; ls -lA", "cat; exit 3", "yes", f"sleep {MARK} & echo x > a", "kill -9 $$", ""]
 # Hardly a random command exists.

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import tiers
 from evalbox import (
     PIPE,
     Completed,
@@ -38,8 +39,11 @@ from evalbox import (
     Stdout,
     TimedOut,
 )
+from evalbox._launch import Slot
 from leaks import launchers_of, watched_executor
 from proc import children, helpers, mark, marked, open_descriptors, until, zombies
+
+pytestmark = pytest.mark.usefixtures("tier")
 
 AT_ONCE = 64
 CAP = 64 * KiB
@@ -207,11 +211,33 @@ def check_idle(executor: Executor) -> None:
     assert marked(MARK) == []
     assert zombies([os.getpid(), *helpers()]) == []
     for launcher in launchers_of(executor):
-        assert len(launcher.idle) == len(launcher.slots) <= AT_ONCE
-        root = Path(launcher.root.path)
-        names = {slot.name for slot in launcher.slots.values()}
-        assert {path.name for path in root.iterdir()} == names
-        assert [*root.glob("*/*/*")] == []
+        assert len(launcher.idle) == len(launcher.slots) <= most_slots()
+        for slot in launcher.slots.values():
+            assert [os.listdir(fd) for fd in closed_later(slot.places())] == [[]] * places()
+        if launcher.root is not None:
+            names = {slot.name for slot in launcher.slots.values()}
+            assert {*os.listdir(launcher.root.path)} == names
+
+
+def closed_later(fds: tuple[int, ...]) -> Iterator[int]:
+    for fd in fds:
+        yield fd
+        os.close(fd)
+
+
+def places() -> int:
+    """Directories of a workspace: in namespaces /dev/shm is one."""
+    return 3 if tiers.current() == "process" else 4
+
+
+def most_slots() -> int:
+    """In namespaces as many again wait for a run with another program."""
+    return AT_ONCE if tiers.current() == "process" else 2 * AT_ONCE
+
+
+def descriptors_of_slots() -> int:
+    """In namespaces the host has one of the workspace too."""
+    return most_slots() * (1 if tiers.current() == "process" else 2)
 
 
 def resident(pid: int) -> int:
@@ -237,7 +263,7 @@ def test_many_runs_of_every_kind_leave_nothing(first: int, more: int) -> None:
         host, those = resident(os.getpid()), max(map(resident, helpers()))
         crowd.go_through(mix(more))
         check_idle(executor)
-        assert len(open_descriptors()) <= descriptors + AT_ONCE
+        assert len(open_descriptors()) <= descriptors + descriptors_of_slots()
         assert resident(os.getpid()) < host + HOST_GROWTH
         assert max(map(resident, helpers())) < those + HELPER_GROWTH
         crowd.settle()
@@ -307,22 +333,33 @@ class Chaos:
         """Pids of live programs and the runs that they are of, in random order."""
         found = []
         for launcher in launchers_of(self.crowd.executor):
-            slots = {slot.name: slot for slot in launcher.slots.values()}
+            slots = {_box(slot): slot for slot in launcher.slots.values()}
             for init in children(launcher.pid):
                 for pid in children(init):
-                    slot = slots.get(_slot_name(pid))
+                    slot = slots.get(_box_of(pid))
                     if slot is not None and slot.run_id in self.crowd.active:
                         found.append((pid, slot.run_id))
         self.random.shuffle(found)
         return found
 
 
-def _slot_name(pid: int) -> str:
-    """Of the workspace in which a program works; "" when it is gone."""
+def _box(slot: Slot) -> tuple[int, int]:
+    """Which directory the programs of a slot start in."""
+    root = slot.launcher.root
+    if root is None:
+        status = os.stat("box", dir_fd=slot.workspace)
+    else:
+        status = os.stat(f"{slot.name}/box", dir_fd=root.fd)
+    return status.st_dev, status.st_ino
+
+
+def _box_of(pid: int) -> tuple[int, int] | None:
+    """Which directory a program works in; None when it is gone."""
     try:
-        return Path(os.readlink(f"/proc/{pid}/cwd")).parent.name
+        status = os.stat(f"/proc/{pid}/cwd")
     except OSError:
-        return ""
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _parent(pid: int) -> int:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from evalbox._host import facts
+from evalbox._host.cgroups import NO_CGROUPS, Cgroups, find
 from evalbox._host.namespaces import Namespaces, namespaces
 from evalbox._host.properties import (
     NOT_POSSIBLE,
@@ -70,7 +71,7 @@ class Host:
         uids: the range from which root gives each run its own; None without one.
         places: directories for workspaces, the best first.
         namespaces: whether runs can have their own (tried with a real one).
-        cgroups: where cgroup v2 is; empty without it.
+        cgroups: those that may be made for runs.
     """
 
     kernel: str
@@ -83,7 +84,7 @@ class Host:
     uids: range | None
     places: tuple[facts.Place, ...]
     namespaces: Namespaces
-    cgroups: str
+    cgroups: Cgroups
 
     def tier(self, policy: Policy) -> Tier:
         """How a run under this policy is isolated.
@@ -112,6 +113,10 @@ class Host:
     ) -> FrozenMap[Enforcement]:
         """How each property of `evalbox.ALL` will be held."""
         return enforcement(self._situation(policy, limits, identity))
+
+    def without_cgroups(self, reason: str) -> Host:
+        """This host when none could be made after all."""
+        return replace(self, cgroups=replace(NO_CGROUPS, why_not=reason))
 
     def check(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Enforcement]:
         """The same, when the policy's demands are met.
@@ -171,7 +176,9 @@ class Host:
 
     def _situation(self, policy: Policy, limits: Limits, identity: Identity) -> Situation:
         tier = self.tier(policy)
-        return situation(self.landlock.abi, self.seccomp, tier, policy, limits, identity)
+        return situation(
+            self.landlock.abi, self.seccomp, tier, policy, limits, identity, cgroups=self.cgroups
+        )
 
     @property
     def default_identity(self) -> Identity:
@@ -233,7 +240,7 @@ class Host:
             "own_uids": self.caller.own_uids,
             "workspaces": self.workspaces,
             "namespaces": not self.namespaces.why_not,
-            "cgroups": self.cgroups,
+            "cgroups": self.cgroups.to_dict(),
             "enforcement": {name: item.to_dict() for name, item in report.items()},
             "missing": [
                 {"thing": item.thing, "reason": item.reason, "remedy": item.remedy}
@@ -282,5 +289,5 @@ def _looked_at() -> Host:
         uids=uids,
         places=tuple(facts.places()),
         namespaces=namespaces(who, uids),
-        cgroups=facts.cgroups(),
+        cgroups=find(),
     )

@@ -193,17 +193,6 @@ def _filesystem(path: str) -> str:
     return kind
 
 
-# ---- what is only told -------------------------------------------------------
-
-
-def cgroups() -> str:
-    """Where cgroup v2 is mounted, "" without it."""
-    for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-        if os.path.exists(f"{path}/cgroup.controllers"):
-            return path
-    return ""
-
-
 def landlock_remedy(found: Landlock) -> str:
     """The setting that brings Landlock, or all of it."""
     if found.error == errno.EOPNOTSUPP:

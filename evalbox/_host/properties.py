@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from evalbox._host.cgroups import CPU, KILL, MEMORY, NO_CGROUPS, PIDS, Cgroups
 from evalbox._values import FrozenMap
 from evalbox.compile.identity import Identity, Tier
 from evalbox.compile.syscalls import unfiltered
@@ -32,6 +33,7 @@ class Situation:
         granted: properties that the policy itself gives up.
         unlimited: properties whose limit is None.
         host_network: whether the policy grants the network of the host.
+        cgroups: those that a run gets.
     """
 
     abi: int
@@ -41,6 +43,7 @@ class Situation:
     granted: frozenset[str]
     unlimited: frozenset[str]
     host_network: bool = False
+    cgroups: Cgroups = NO_CGROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,19 @@ class Held:
 
 
 def situation(
-    abi: int, seccomp: bool, tier: Tier, policy: Policy, limits: Limits, identity: Identity
+    abi: int,
+    seccomp: bool,
+    tier: Tier,
+    policy: Policy,
+    limits: Limits,
+    identity: Identity,
+    *,
+    cgroups: Cgroups = NO_CGROUPS,
 ) -> Situation:
     unlimited = frozenset(name for name in _LIMITED if getattr(limits, name) is None)
     granted = unfiltered(policy) | _shown(policy)
     host_network = policy.network.mode == "host"
-    return Situation(abi, seccomp, tier, identity, granted, unlimited, host_network)
+    return Situation(abi, seccomp, tier, identity, granted, unlimited, host_network, cgroups)
 
 
 def _shown(policy: Policy) -> frozenset[str]:
@@ -107,6 +117,10 @@ def _has_own_count(at: Situation) -> bool:
 
 def _abi(least: int) -> Callable[[Situation], bool]:
     return lambda at: at.abi >= least
+
+
+def _counted(version: int, controller: str) -> Callable[[Situation], bool]:
+    return lambda at: at.cgroups.version == version and controller in at.cgroups.controllers
 
 
 def _is(kind: str) -> Callable[[Situation], bool]:
@@ -218,6 +232,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
         _NO_LANDLOCK,
     ),
     "processes": (
+        Row(_counted(2, PIDS), "enforced", "cgroup v2 pids.max"),
+        Row(_counted(1, PIDS), "enforced", "cgroup v1 pids.max"),
         Row(_is("own"), "enforced", "RLIMIT_NPROC of an own uid"),
         Row(_has_own_count, "enforced", "RLIMIT_NPROC in a user namespace"),
         Row(
@@ -230,6 +246,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row(_always, "none", "", "RLIMIT_NPROC is void for uid 0", _OWN_UID),
     ),
     "memory": (
+        Row(_counted(2, MEMORY), "enforced", "cgroup v2 memory.max"),
+        Row(_counted(1, MEMORY), "enforced", "cgroup v1 memory.limit_in_bytes"),
         Row(
             _always,
             "partial",
@@ -239,6 +257,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "cpu": (
+        Row(_counted(2, CPU), "enforced", "cgroup v2 cpu.stat"),
+        Row(_counted(1, CPU), "enforced", "cgroup v1 cpuacct.usage"),
         Row(
             _always,
             "partial",
@@ -262,6 +282,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "tree_kill": (
         Row(_namespaces, "enforced", "PID namespace"),
         Row(_abi(6), "enforced", "kill(-1) inside a Landlock scope"),
+        Row(_counted(2, KILL), "enforced", "cgroup v2 cgroup.kill"),
         Row(
             _always,
             "partial",
@@ -294,14 +315,17 @@ def _row(name: str, at: Situation) -> Row:
 
 
 def _held(name: str, row: Row, at: Situation) -> Held:
-    reason = row.reason
+    reason, remedies = row.reason, [row.remedy]
+    if name in _BY_CGROUP and row.level != "enforced":
+        reason = f"{reason}; no cgroup counts it: {at.cgroups.why_not}"
+        remedies.append(at.cgroups.remedy)
     # Why the run has no uid of its own is a part of why it has no more than this.
     if name in _BY_IDENTITY and row.level != "enforced" and at.identity.reason:
         reason = f"{reason} ({at.identity.reason})"
-    return Held(Enforcement(row.level, row.mechanism, reason), row.remedy or NOT_POSSIBLE)
+    remedy = "; or ".join(filter(None, remedies))
+    return Held(Enforcement(row.level, row.mechanism, reason), remedy or NOT_POSSIBLE)
 
 
 _BY_IDENTITY = frozenset({"fs_metadata", "signals", "processes"})
-NOT_POSSIBLE = (
-    "leave it out of `require`; more takes namespaces or cgroups, which this version has not"
-)
+_BY_CGROUP = frozenset({"processes", "memory", "cpu"})
+NOT_POSSIBLE = "leave it out of `require`: nothing holds it better on this host"

@@ -12,7 +12,8 @@ import time
 from functools import lru_cache
 
 from evalbox._launch.kit import Filters, Kit, Kits
-from evalbox._launch.launcher import Launcher, Slot, close_all, encode_env
+from evalbox._launch.launcher import Launcher
+from evalbox._launch.slot import Slot, close_all, encode_env
 from evalbox._launch.uids import UidLocks
 from evalbox._native import KEEP_ID, UNLIMITED, Job, JobFds, Wire
 from evalbox.limits import GiB, Limits

@@ -22,7 +22,7 @@ from evalbox.compile.identity import Identity, Tier
 from evalbox.compile.paths import HANDLED, HANDLED_NET, SCOPES, WORKSPACE
 from evalbox.compile.rules import LASTING_CALLS
 from evalbox.compile.syscalls import filter_specs
-from evalbox.compile.tree import Mount, hinders_emptying, identity_files, mounts, places
+from evalbox.compile.tree import Mount, has_fixtures, identity_files, mounts, places
 from evalbox.errors import PlanError
 from evalbox.limits import Limits
 from evalbox.output import Enforcement
@@ -76,12 +76,6 @@ class Kit:
         except BaseException:
             self.descriptors.close()
             raise
-        # A grant below a directory of the workspace is in the way of emptying that, and
-        # System V objects and message queues are in no directory.
-        self._serves_once = self.tier == "namespace" and (
-            hinders_emptying(self.descriptors.rules)
-            or bool(policy.syscalls.allowed & LASTING_CALLS)
-        )
         self._made = time.monotonic()
         self._enforcement: dict[Limits, FrozenMap[Enforcement]] = {}
 
@@ -97,6 +91,14 @@ class Kit:
             self._enforcement[limits] = found
         return found
 
+    def enforcement_without_cgroups(self, limits: Limits, reason: str) -> FrozenMap[Enforcement]:
+        """The same for a run in a slot that has none although the host has some.
+
+        Raises:
+            UnsupportedError: a required property cannot be enforced so.
+        """
+        return host().without_cgroups(reason).check(self.policy, limits, self.identity)
+
     def ruleset(self, workspace: tuple[int, ...]) -> int:
         """A ruleset with these directories as well."""
         own = [(fd, int(WORKSPACE)) for fd in workspace]
@@ -109,10 +111,16 @@ class Kit:
         """In namespaces: where a program sees the directories of its workspace."""
         return places(self.descriptors.rules)
 
-    @property
-    def serves_once(self) -> bool:
-        """Whether an init cannot serve another run: the last one's traces could be there."""
-        return self._serves_once
+    def serves_once(self, plan: Plan) -> bool:
+        """Whether the init of a run cannot serve another: this one's traces could be there.
+
+        System V objects and message queues are in no directory; and where something
+        is mounted in the workspace, the host cannot empty that.
+        """
+        lasting = bool(self.policy.syscalls.allowed & LASTING_CALLS)
+        return self.tier == "namespace" and (
+            lasting or (bool(plan.collect) and has_fixtures(self._mounts))
+        )
 
     def tree(self, uid: int, gid: int) -> tuple[bytes, tuple[Mount, ...]]:
         """What an init in namespaces is told of its files, and the same as data."""

@@ -13,19 +13,20 @@ import os
 import secrets
 import select
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from evalbox import _native
 from evalbox._host import host
 from evalbox._host.namespaces import PROGRAM, namespace_config
+from evalbox._launch.cgroups import LauncherCgroups
 from evalbox._launch.kit import Filters, Kit
 from evalbox._launch.root import Root
+from evalbox._launch.slot import Slot, close_all
 from evalbox._launch.uids import UidLocks
 from evalbox._native import Control, ControlReport, Wire
-from evalbox.compile import tree
 from evalbox.compile.tree import Mount
 from evalbox.errors import InternalError, SetupError
-from evalbox.resolve import base_environment
 from evalbox.workspace import PLACES
 from evalbox.workspace.flags import DIRECTORY
 
@@ -33,98 +34,17 @@ from evalbox.workspace.flags import DIRECTORY
 _SHORT = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
 _START_SECONDS = 30.0
 _END_SECONDS = 30.0
+_DYING_SECONDS = 0.1
 
 
-class Slot:
-    """An init as the host knows it.
+class _New(NamedTuple):
+    """A slot that is about to be made; `cgroup` is EB_CGROUP_*."""
 
-    Attributes:
-        number: by which the launcher knows it.
-        name: of its directory; a run can neither list nor guess those of others.
-        token: by which the event loop knows it; never used again.
-        sock: to init.
-        uid: that owns its workspace; None: the caller's.
-        env: the variables that every run in it has.
-        ruleset: serial of the kit whose ruleset init holds; in namespaces it never changes.
-        workspace: in namespaces, descriptor of the directory with its places; else -1.
-        run_id: of the run that it serves, 0 when idle.
-    """
-
-    __slots__ = (
-        "encoded_env",
-        "env",
-        "launcher",
-        "name",
-        "number",
-        "ruleset",
-        "run_id",
-        "sock",
-        "token",
-        "uid",
-        "workspace",
-    )
-
-    def __init__(
-        self, launcher: Launcher, number: int, name: str, token: int, sock: int, uid: int | None
-    ) -> None:
-        self.launcher = launcher
-        self.number = number
-        self.name = name
-        self.token = token
-        self.sock = sock
-        self.uid = uid
-        self.ruleset = 0
-        self.run_id = 0
-        self.workspace = -1
-        self.env: dict[str, str] = {}
-        self.encoded_env = b""
-
-    def has_places_at(self, home: str, tmp: str) -> None:
-        """Where its runs see their own directories."""
-        self.env = base_environment(home, tmp)
-        self.encoded_env = encode_env(self.env)
-
-    def places(self) -> tuple[int, ...]:
-        """Descriptors of its directories, which the caller closes."""
-        fds: list[int] = []
-        try:
-            for name in PLACES if self.workspace < 0 else tree.PLACES:
-                fds.append(self._open(name))
-        except BaseException:
-            close_all(fds)
-            raise
-        return tuple(fds)
-
-    @contextlib.contextmanager
-    def box(self) -> Iterator[int]:
-        """A descriptor of the directory in which the program starts."""
-        fd = self._open(PLACES[0])
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    def _open(self, place: str) -> int:
-        root = self.launcher.root
-        if root is None:
-            return os.open(place, DIRECTORY, dir_fd=self.workspace)
-        root.open_up()
-        return os.open(f"{self.name}/{place}", DIRECTORY, dir_fd=root.fd)
-
-    def clear(self) -> None:
-        """Leaves the workspace as the next run must find it."""
-        places = self.places()
-        try:
-            for fd in places:
-                _native.tree_clear(fd)
-                os.fchmod(fd, 0o700)
-                os.utime(fd)
-        finally:
-            close_all(places)
-
-    def close(self) -> None:
-        close_all(fd for fd in (self.sock, self.workspace) if fd >= 0)
-        self.sock = self.workspace = -1
+    number: int
+    name: str
+    token: int
+    uid: int | None
+    cgroup: int
 
 
 class Launcher:
@@ -153,7 +73,9 @@ class Launcher:
         # Inits that failed and whose end has not been told: their uid is not free.
         self._failed: dict[int, int | None] = {}
         self.root = Root() if filters.tier == "process" else None
+        self.cgroups = LauncherCgroups(host().cgroups)
         try:
+            self.cgroups.make()
             self._start()
             self._configure()
         except BaseException:
@@ -174,6 +96,7 @@ class Launcher:
             )
             self.pidfd = os.pidfd_open(self.pid)
             self.control = ours.detach()
+        self.cgroups.adopt(self.pid)
 
     def _configure(self) -> None:
         filters = self.filters
@@ -195,6 +118,7 @@ class Launcher:
             raise SetupError("config", errno.ECHILD, "the launcher ended before it was ready")
         if said.type is not Control.READY:
             raise SetupError(_native.stage_name(said.stage), said.error)
+        self.cgroups.settle(self.pid, self.wire, self.control)
 
     # ---- slots
 
@@ -210,11 +134,15 @@ class Launcher:
             undo.callback(self._give_number_back, number)
             uid = self._take_uid(undo)
             name = secrets.token_hex(16)
+            undo.callback(self.cgroups.remove, name)
+            no_cgroup = self.cgroups.add(name)
+            new = _New(number, name, token, uid, 0 if no_cgroup else self.cgroups.kind)
             if self.root is not None:
                 undo.callback(_native.tree_remove, self.root.fd, name)
-                slot = self._start_init(self.root, number, name, token, uid)
+                slot = self._start_init(self.root, new)
             else:
-                slot = self._start_in_namespaces(number, name, token, uid, kit)
+                slot = self._start_in_namespaces(new, kit)
+            slot.no_cgroup = no_cgroup
             undo.pop_all()
         self.slots[number] = slot
         return slot
@@ -243,30 +171,28 @@ class Launcher:
         if self.uids is not None and uid not in self._failed.values():
             self.uids.release(uid)
 
-    def _start_init(self, root: Root, number: int, name: str, token: int, uid: int | None) -> Slot:
-        workspace = _make_workspace(root, name, uid)
+    def _start_init(self, root: Root, new: _New) -> Slot:
+        workspace = _make_workspace(root, new.name, new.uid)
         try:
-            slot = self._order_init(number, name, token, uid, workspace)
+            slot = self._order_init(new, workspace)
         finally:
             os.close(workspace)
-        slot.has_places_at(*(f"{root.path}/{name}/{place}" for place in PLACES[1:]))
+        slot.has_places_at(*(f"{root.path}/{new.name}/{place}" for place in PLACES[1:]))
         return slot
 
-    def _start_in_namespaces(
-        self, number: int, name: str, token: int, uid: int | None, kit: Kit
-    ) -> Slot:
+    def _start_in_namespaces(self, new: _New, kit: Kit) -> Slot:
         caller = host().caller
-        owner = (caller.uid, caller.gid) if uid is None else (uid, uid)
+        owner = (caller.uid, caller.gid) if new.uid is None else (new.uid, new.uid)
         message, mounts = kit.tree(*owner)
         files = _native.sealed_memfd(message)
         try:
-            slot = self._order_init(number, name, token, uid, files)
+            slot = self._order_init(new, files)
         finally:
             os.close(files)
         try:
             slot.workspace = self._hear_ready(slot, mounts)
         except BaseException:
-            self._failed[number] = uid
+            self._failed[new.number] = new.uid
             self.destroy(slot)
             slot.close()
             raise
@@ -289,24 +215,32 @@ class Launcher:
             raise SetupError(_native.stage_name(ready.stage), ready.error, message)
         return ready.workspace
 
-    def _order_init(self, number: int, name: str, token: int, uid: int | None, files: int) -> Slot:
+    def _order_init(self, new: _New, files: int) -> Slot:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             ours.setblocking(False)
-            owner = _native.KEEP_ID if uid is None else uid
-            order = _native.control(Control.SPAWN, number, owner, name)
+            owner = _native.KEEP_ID if new.uid is None else new.uid
+            order = _native.control(Control.SPAWN, new.number, owner, new.name, new.cgroup)
             self.wire.send(self.control, order, [theirs.fileno(), files])
-            return Slot(self, number, name, token, ours.detach(), uid)
+            return Slot(self, new.number, new.name, new.token, ours.detach(), new.uid)
 
     def forget_slot(self, slot: Slot) -> None:
         """Its init and all below it are gone."""
         slot.close()
+        if self.is_gone:
+            # With init and launcher killed together, what the program left may live.
+            self.cgroups.remove(slot.name)
         del self.slots[slot.number]
         self._free_numbers.append(slot.number)
         if slot in self.idle:
             self.idle.remove(slot)
         if slot.uid is not None and self.uids:
             self.uids.release(slot.uid)
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether it is dead, or will be in a moment: its sockets close a little before."""
+        return _is_readable(self.pidfd, _DYING_SECONDS)
 
     @property
     def has_ended(self) -> bool:
@@ -344,6 +278,7 @@ class Launcher:
                 raise InternalError(f"the launcher (pid {self.pid}) does not end")
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        self.cgroups.close()
         if self.root is not None:
             with contextlib.suppress(OSError):
                 self.root.remove()
@@ -362,6 +297,7 @@ class Launcher:
         self.idle.clear()
         close_all(fd for fd in (self.control, self.pidfd) if fd >= 0)
         self.control = self.pidfd = -1
+        self.cgroups.forget()
         if self.root is not None:
             self.root.close()
 
@@ -390,12 +326,3 @@ def _is_readable(fd: int, seconds: float) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(seconds * 1000))
-
-
-def close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-
-
-def encode_env(env: dict[str, str]) -> bytes:
-    return b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items())

@@ -130,7 +130,7 @@ def _facts(found: Host) -> Iterator[tuple[str, str]]:
     yield "caller", f"uid {caller.uid}, {who}"
     yield "workspaces", ", ".join(found.workspaces) or "no directory can hold them"
     yield "namespaces", found.namespaces.why_not or "each run gets its own"
-    yield "cgroups", found.cgroups or "no cgroup v2"
+    yield "cgroups", str(found.cgroups)
 
 
 def _plain_table(rows: list[Row]) -> None:

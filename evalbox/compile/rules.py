@@ -337,5 +337,5 @@ LASTING_CALLS = _names("shmget semget msgget mq_open")
 LAUNCHER_CALLS = _names(
     "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
     "capget capset setgroups",
-    "setfsuid setfsgid fchown fchownat memfd_create mount",
+    "setfsuid setfsgid fchown fchownat memfd_create mount clone3",
 )

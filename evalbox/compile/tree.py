@@ -92,10 +92,11 @@ def places(rules: Iterable[PathRule]) -> dict[str, str]:
     }
 
 
-def hinders_emptying(rules: Iterable[PathRule]) -> bool:
-    """Whether something is granted below a directory of the workspace: it has a mount point."""
-    seen = places(rules).values()
-    return any(is_inside(rule.path, place) for rule in rules for place in seen)
+def has_fixtures(tree: Iterable[Mount]) -> bool:
+    """Whether something is mounted or linked in a directory of the workspace."""
+    items = list(tree)
+    tops = [item.target for item in items if item.kind is MountKind.PLACE]
+    return any(item.target.startswith(f"{top}/") for item in items for top in tops)
 
 
 def mounts(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from evalbox._launch import Kit, Kits, Slot, send
 from evalbox._native import JobFds, Wire
-from evalbox.errors import EvalboxError, SetupError
+from evalbox.errors import EvalboxError, SetupError, UnsupportedError
 from evalbox.executor.fleet import Fleet
 from evalbox.executor.record import Run
 
@@ -75,6 +75,10 @@ class Dispatcher:
                 self._hand_over(run, kit, slot)
             except _DEAD:
                 self._fleet.bury(slot)
+            except UnsupportedError:
+                # The next one may have a cgroup.
+                slot.launcher.destroy(slot)
+                raise
             except OSError as error:
                 # Its workspace may be half full: it serves no other run.
                 slot.launcher.destroy(slot)
@@ -92,6 +96,10 @@ class Dispatcher:
             raise as_setup_error(error, "slot") from error
 
     def _hand_over(self, run: Run, kit: Kit, slot: Slot) -> None:
+        if slot.no_cgroup:
+            run.life.enforcement = kit.enforcement_without_cgroups(
+                run.life.plan.limits, slot.no_cgroup
+            )
         if run.stdin is not None:
             run.stdin.give(slot.uid)
         self._send(run, kit, slot)

@@ -177,7 +177,7 @@ class Loop:
         enforcement = kit.enforcement(plan.limits)
         self._last_id = next(self._ids)
         life = Life(SandboxId(self._last_id), plan, self._machine, enforcement)
-        run = Run(life, sink, kit.serves_once)
+        run = Run(life, sink, kit.serves_once(plan))
         try:
             if plan.stdin is PIPE:
                 run.stdin = Stdin(self.wire, tokens.make(life.id, tokens.STDIN))
@@ -323,6 +323,8 @@ class Loop:
             run.error = step.error
             if run.sink is self._ready:
                 step.error.id = run.life.id
+                # Errors are told first: what came of it before would follow its end.
+                self._ready[:] = [event for event in self._ready if event.id != run.life.id]
                 self._errors.append(step.error)
                 self._wake_up()
         if step.events:

@@ -120,6 +120,23 @@ random_jobs_stay_inside_their_message(void)
     CHECK(accepted > 0 && accepted < ROUNDS);
 }
 
+static void
+a_tree_of_as_many_mounts_as_there_may_be_and_no_more(void)
+{
+    struct eb_tree_view view;
+    for (uint32_t more = 0; more < 2; more++) {
+        struct eb_tree tree = {.n_mounts = EB_MOUNTS_MAX + more};
+        tree.strings = 2 * tree.n_mounts;
+        size_t size = sizeof tree + tree.n_mounts * sizeof(struct eb_mount) + tree.strings;
+        char *message = calloc(1, size);
+        CHECK(message);
+        memcpy(message, &tree, sizeof tree);
+        CHECK(eb_tree_decode(message, size, &view) == (more ? -EBADMSG : 0));
+        CHECK(eb_tree_decode(message, size - 1, &view) == -EBADMSG);
+        free(message);
+    }
+}
+
 static int
 open_descriptors(void)
 {
@@ -172,6 +189,7 @@ main(void)
     sizes_that_do_not_add_up_are_refused();
     as_many_strings_as_there_may_be_and_no_more();
     random_jobs_stay_inside_their_message();
+    a_tree_of_as_many_mounts_as_there_may_be_and_no_more();
     descriptors_arrive_and_a_long_message_leaves_none_behind();
     every_stage_has_a_name();
     puts("protocol: ok");

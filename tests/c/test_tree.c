@@ -2,6 +2,7 @@
 #include "check.h"
 #include "runtime.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -59,6 +60,25 @@ make_odd(int top, const char *outside)
     CHECK(fchmodat(top, "closed", 0, 0) == 0);
 }
 
+static void
+only_names_of_entries_are_removed(int fd, const char *path)
+{
+    int parent = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const char *name = strrchr(path, '/') + 1;
+    CHECK(parent >= 0);
+    CHECK(eb_tree_remove(fd, ".") == -EINVAL);
+    CHECK(mkdirat(fd, "below", 0700) == 0);
+    int below = openat(fd, "below", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK(eb_tree_remove(below, "..") == -EINVAL);
+    CHECK(eb_tree_remove(parent, path) == -EINVAL);
+    CHECK(faccessat(fd, "precious", F_OK, 0) == 0);
+    CHECK(eb_tree_remove(parent, name) == 0);
+    CHECK(access(path, F_OK) < 0);
+    CHECK(eb_tree_remove(parent, name) == 0);
+    close(below);
+    close(parent);
+}
+
 int
 main(void)
 {
@@ -73,9 +93,7 @@ main(void)
     CHECK(eb_tree_clear(top) == 0);
     CHECK(rmdir(inside) == 0);
     CHECK(faccessat(kept, "precious", F_OK, 0) == 0);
-    CHECK(eb_tree_remove(AT_FDCWD, outside) == 0);
-    CHECK(access(outside, F_OK) < 0);
-    CHECK(eb_tree_remove(AT_FDCWD, outside) == 0);
+    only_names_of_entries_are_removed(kept, outside);
 
     close(top);
     close(kept);

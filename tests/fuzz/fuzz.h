@@ -65,7 +65,7 @@ take_below(struct source *source, uint32_t limit)
 static inline void *
 exact_copy(const void *data, size_t size)
 {
-    void *copy = malloc(size + (size == 0));
+    void *copy = calloc(1, size + (size == 0));
     REQUIRE(copy);
     if (size > 0)
         memcpy(copy, data, size);

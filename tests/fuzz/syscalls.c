@@ -87,7 +87,8 @@ spare_supervisor(long number, uint64_t args[ARGS])
         return;
     for (int i = 0; i < 2; i++) {
         int pid = (int)args[i];
-        if (pid == -1 || pid == supervisor || pid == -supervisor)
+        bool with_us = pid == 0 && getpgrp() == supervisor;
+        if (with_us || pid == -1 || pid == supervisor || pid == -supervisor)
             for (int s = 1; s < 3; s++)
                 if ((int)args[s] == SIGKILL || (int)args[s] == SIGSTOP)
                     args[s] = SIGTERM;

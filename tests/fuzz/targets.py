@@ -18,6 +18,7 @@ import sources  # noqa: E402  (needs the line above)
 # Name of tests/fuzz/fuzz_NAME.c and tests/fuzz/corpus/NAME -> the sources under test.
 TARGETS = {
     "job": ["protocol.c"],
+    "tree": ["protocol.c"],
     "packet": ["protocol.c"],
     "filter": ["filter.c"],
 }

@@ -7,9 +7,10 @@
 The command is PID 1 there. Its exit code is passed on; 125 says that the place
 cannot be made here, and why. From a test:
 
-    if reason := cannot_make("docker-root"): ...
     done = run("docker-root", ["evalbox", "doctor", "--json"])
     report = visit("docker-root")            what visitor.py sees there
+
+Both raise CannotMake where the caller, or the machine, cannot make the place.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cannot_make", "run", "visit"]
+__all__ = ["CannotMake", "run", "visit"]
 
 _ROOT = Path(__file__).parents[2]
-_CANNOT_MAKE = 125
+_CANNOT_MAKE, _TOOL = 125, "hard_places: "
 _REPORT = "HARD_PLACES_REPORT"
+
+
+class CannotMake(Exception):  # noqa: N818  # reads as what happened
+    """Why this caller cannot make a place here."""
 
 
 def run(
@@ -35,7 +39,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """A command in a place, with its output."""
     paths = [os.fspath(_ROOT), os.fspath(_ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "tests.hard_places", place, "--", *map(os.fspath, command)],
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, paths))} | env,
         cwd=_ROOT,
@@ -45,13 +49,9 @@ def run(
         pass_fds=pass_fds,
         timeout=240,
     )
-
-
-@cache
-def cannot_make(place: str) -> str:
-    """Why this caller cannot make the place here; empty when it can."""
-    done = run(place, ["true"])
-    return done.stderr.strip() if done.returncode == _CANNOT_MAKE else ""
+    if done.returncode == _CANNOT_MAKE and done.stderr.startswith(_TOOL):
+        raise CannotMake(done.stderr.strip())
+    return done
 
 
 def visit(place: str, *arguments: str) -> dict[str, Any]:

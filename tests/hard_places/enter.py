@@ -54,7 +54,8 @@ class Inside:
 
 def joined(*parts: Inside) -> Inside:
     """All of them in one place: steps in their order, of each value the last that is set."""
-    namespaces, env = 0, {}
+    namespaces = 0
+    env: dict[str, str] = {}
     for part in parts:
         namespaces |= part.namespaces
         env |= part.env
@@ -158,7 +159,7 @@ def _become(inside: Inside, command: Sequence[str]) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     env = os.environ | inside.env
     try:
-        os.execvpe(command[0], command, env)
+        os.execvpe(command[0], list(command), env)
     except FileNotFoundError:
         print(f"hard_places: {command[0]}: not found", file=sys.stderr)
         return _NOT_FOUND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -171,6 +172,30 @@ for _id, _title, _act in (
     )(partial(_signalled, act=_act))
 
 
+def _continue_another(ctx: Context, act_of: Callable[..., str]) -> str:
+    """SIGCONT asks for no permission within a session, and runs have one launcher."""
+    number = mark()
+    with Executor() as executor:
+        run = executor.spawn(plan(ctx, ["sh", "-c", f"echo; cat; : {number}"], **_WAITING))
+        while not any(isinstance(event, Stdout) for event in executor.poll()):
+            assert executor.active_count
+        (pid, *_) = marked(number)
+        answer = act_of("os.kill(PID, signal.SIGCONT)", {"PID": pid})
+        executor.kill(run)
+        ends(ctx, executor)
+    return answer
+
+
+_WAITING: dict[str, Any] = {"stdin": PIPE, "stream": True}
+attack(
+    "X16",
+    "a SIGCONT for another run of the same launcher",
+    property="signals",
+    blocked="EPERM ESRCH",
+    control=lambda ctx: _continue_another(ctx, ctx.act_outside),
+)(lambda ctx: _continue_another(ctx, ctx.act_inside))
+
+
 # ---- another run's result --------------------------------------------------------------------
 
 _WAITS = "import os, sys; sys.stdin.read(); os.write(1, b'mine')"
@@ -197,6 +222,7 @@ _FORGE = 'os.write(os.open(f"/proc/{PID}/fd/1", os.O_WRONLY), b"forged")'
     "words in the output of another run",
     property="fs_write",
     blocked="EACCES ENOENT",
+    privileged="CAP_SYS_PTRACE",
     control=lambda ctx: _write_into(ctx, _FORGE, ctx.act_outside),
 )
 def words_in_another_output(ctx: Context) -> str:

@@ -85,6 +85,15 @@ if os.fork() == 0:
 time.sleep(1000)
 """,
     ),
+    "P30.kernel": (
+        "is in calls that take long",
+        """
+zero, null = os.open("/dev/zero", os.O_RDONLY), os.open("/dev/null", os.O_WRONLY)
+while True:
+    os.getrandom(1 << 25)
+    os.sendfile(null, zero, None, 1 << 30)
+""",
+    ),
     "P30.vfork": (
         "waits in the kernel for a child that never starts another program",
         """

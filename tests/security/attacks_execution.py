@@ -240,18 +240,21 @@ def _in_formats(ctx: Context, fields: dict[str, Any] | None, flags: str) -> str:
 
 # With F the interpreter itself is started, for the kernel has it open already; it is as
 # confined as who started it. With C it would have the rights of the file.
-for _flag in ("F", "C", "FC"):
-
+def _attack_by_format(flags: str) -> None:
     @attack(
-        f"F37.{_flag.lower()}",
-        f"read a file outside by the interpreter of a format (binfmt_misc, flags {_flag})",
+        f"F37.{flags.lower()}",
+        f"read a file outside by the interpreter of a format (binfmt_misc, flags {flags})",
         property=None,
         blocked="refused EACCES ENOENT",
-        control=lambda ctx, flag=_flag: _in_formats(ctx, None, flag),
+        control=lambda ctx: _in_formats(ctx, None, flags),
         privileged="a user namespace and Linux 6.7",
     )
-    def of_format(ctx: Context, flag: str = _flag) -> str:
-        return _in_formats(ctx, ctx.plan_fields({}), flag)
+    def of_format(ctx: Context) -> str:
+        return _in_formats(ctx, ctx.plan_fields({}), flags)
+
+
+for _flags in ("F", "C", "FC"):
+    _attack_by_format(_flags)
 
 
 # ---- F40: dumps ------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from evalbox import PIPE, Executor, Network
-from proc import mark, marked, until
+import evalbox
+from evalbox import PIPE, Executor, Network, Stdout
+from proc import mark, marked
 from security.base import PYTHON, Context, Fields, attack, exists, nothing_lacks, program
 from security.runs import ends, plan
 
@@ -79,19 +80,15 @@ program(
 _MACHINE = {
     "machine-id": ("the number of its installation", "/etc/machine-id"),
     "boot-id": ("the number of its start", "/proc/sys/kernel/random/boot_id"),
-    "product": ("the number of its board", "/sys/class/dmi/id/product_uuid"),
     "command-line": ("the command line of the kernel", "/proc/cmdline"),
     "disks": ("its disks", "/proc/partitions"),
     "disk-use": ("its disks and their use", "/proc/diskstats"),
     "swap": ("its swap files", "/proc/swaps"),
-    "modules": ("modules of the kernel", "/proc/modules"),
     "memory-map": ("its memory map", "/proc/iomem"),
     "interrupts": ("its devices, from interrupts", "/proc/interrupts"),
     "keys": ("keys of the kernel", "/proc/keys"),
     "timers": ("timers of the kernel", "/proc/timer_list"),
     "sysfs": ("its devices", "/sys/class/net/lo/address"),
-    "tracing": ("traces of the kernel", "/sys/kernel/tracing/trace"),
-    "cgroups": ("its control groups", "/sys/fs/cgroup/cgroup.procs"),
 }
 for _name, (_title, _path) in _MACHINE.items():
     program(
@@ -103,6 +100,13 @@ for _name, (_title, _path) in _MACHINE.items():
         privileged="CAP_SYS_ADMIN",
         needs=exists(_path),
     )
+program(
+    "I6.cgroups",
+    "of the machine, its control groups",
+    property="proc_view",
+    blocked=_CLOSED,
+    act='os.listdir("/sys/fs/cgroup")',
+)
 program(
     "I6.symbols",
     "addresses of the kernel",
@@ -196,12 +200,13 @@ names or held("hidden")
 def _beside(ctx: Context, act: str, act_of: Callable[..., str]) -> str:
     """What an act meets while another run waits, with a secret in its workspace."""
     number = mark()
-    fields = {"stdin": PIPE, "files": {"secret": "secret"}}
+    fields = {"stdin": PIPE, "files": {"secret": "secret"}, "stream": True}
     with Executor() as executor:
-        run = executor.spawn(plan(ctx, ["sh", "-c", f"cat - && : {number}"], **fields))
-        until(lambda: marked(number), "the other run is under way")
+        run = executor.spawn(plan(ctx, ["sh", "-c", f"pwd; cat && : {number}"], **fields))
+        while not (said := [e.data for e in executor.poll() if isinstance(e, Stdout)]):
+            assert executor.active_count
         (pid, *_) = marked(number)
-        answer = act_of(act, {"PID": pid, "CWD": os.readlink(f"/proc/{pid}/cwd")})
+        answer = act_of(act, {"PID": pid, "CWD": said[0].decode().strip()})
         executor.kill(run)
         ends(ctx, executor)
     return answer
@@ -223,6 +228,7 @@ for _id, (_title, _act) in _OTHER_RUN.items():
         property="fs_read",
         blocked=_CLOSED,
         control=lambda ctx, act=_act: _beside(ctx, act, ctx.act_outside),  # type: ignore[misc]
+        privileged="" if _id == "I9.path" else "CAP_SYS_PTRACE",
         needs=_has_a_path if _id == "I9.path" else nothing_lacks,
     )(lambda ctx, act=_act: _beside(ctx, act, ctx.act_inside))  # type: ignore[misc]
 
@@ -289,3 +295,38 @@ any(path in text for path in PATHS) or held("hidden")
     given=lambda _: {"PATHS": _own_groups()},
     needs=lambda _: "" if _own_groups() else "this process is in no control group but the root",
 )
+
+
+# ---- our own installation --------------------------------------------------------------------
+
+_PACKAGE = str(Path(evalbox.__file__).parent)
+_SHOWN_BY = """
+def shown(leaf):
+    try:
+        return os.readlink(leaf) if leaf.endswith("exe") else open(leaf).read()
+    except OSError:
+        return ""
+pid = PID or os.getppid()
+leaves = ("cmdline", "exe", "environ", "maps", "mountinfo", "status")
+any(PACKAGE in shown(f"/proc/{pid}/{leaf}") for leaf in leaves) or held("hidden")
+"""
+
+
+def _started_by_its_path(ctx: Context) -> str:
+    command = [f"{_PACKAGE}/helper", "1000"]
+    with subprocess.Popen(command, executable="/bin/sleep") as process:
+        try:
+            return ctx.act_outside(_SHOWN_BY, {"PACKAGE": _PACKAGE, "PID": process.pid})
+        finally:
+            process.kill()
+
+
+@attack(
+    "I14",
+    "where on the host evalbox is installed, from its parent",
+    property="fs_metadata",
+    blocked="hidden",
+    control=_started_by_its_path,
+)
+def path_of_the_package(ctx: Context) -> str:
+    return ctx.act_inside(_SHOWN_BY, {"PACKAGE": _PACKAGE, "PID": 0})

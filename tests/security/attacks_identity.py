@@ -66,6 +66,7 @@ program(
     "a process by clone3, whose flags no filter can read",
     property=None,
     blocked="ENOSYS",
+    privileged="a caller that is not filtered itself",
     act=f'pid = call("clone3", struct.pack("8Q", 0, 0, 0, 0, 17, 0, 0, 0), 64){_CHILD}',
 )
 program(
@@ -73,6 +74,7 @@ program(
     "a process in another control group (CLONE_INTO_CGROUP)",
     property=None,
     blocked="ENOSYS",
+    privileged="a caller that is not filtered itself",
     reached="OK EBADF",  # no directory of cgroup v2
     act=f'pid = call("clone3", struct.pack("11Q", 1 << 33, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0), 88)'
     f"{_CHILD}",
@@ -159,7 +161,15 @@ os.waitpid(pid, 0)[1] == 256 and held("EPERM")  # else it may do hardly more tha
     "sizes": ("the sizes of what a listener gets", 'call("seccomp", 3, 0, room(6))'),
 }
 for _name, (_title, _act) in _FILTERS.items():
-    program(f"P23.{_name}", _title, property=None, blocked="EPERM", act=_act)
+    program(
+        f"P23.{_name}",
+        _title,
+        property=None,
+        blocked="EPERM",
+        # No strict mode after a filter.
+        privileged="a caller that is not filtered itself" if "strict" in _name else "",
+        act=_act,
+    )
 
 # ---- P31: higher limits ----------------------------------------------------------------------
 

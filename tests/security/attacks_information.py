@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,12 @@ for _id, (_title, _act) in _VARIABLES.items():
 
 
 def _command_lines(pids: list[int]) -> bytes:
-    names = [f"/proc/{pid}/{leaf}" for pid in pids for leaf in ("cmdline", "environ")]
-    return b"".join(Path(name).read_bytes() for name in names)
+    shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    for pid in pids:
+        # Of who has a uid of his own only a tracer may read it.
+        with suppress(PermissionError):
+            shown += Path(f"/proc/{pid}/environ").read_bytes()
+    return shown
 
 
 def _secrets_of_a_plan(ctx: Context, *pids: Callable[[str], list[int]]) -> str:
@@ -79,7 +83,7 @@ def _secrets_of_a_plan(ctx: Context, *pids: Callable[[str], list[int]]) -> str:
         "files": {"secret": secret},
     }
     with Executor() as executor:
-        run = executor.spawn(plan(ctx, ["sh", "-c", f"sleep {number}"], **fields))
+        run = executor.spawn(plan(ctx, ["sh", "-c", f"sleep {number}; :", secret], **fields))
         until(lambda: marked(f"sleep\0{number}"), "the program is under way")
         shown = _command_lines([pid for of in pids for pid in of(number)])
         executor.kill(run)
@@ -89,7 +93,7 @@ def _secrets_of_a_plan(ctx: Context, *pids: Callable[[str], list[int]]) -> str:
 
 attack(
     "I2",
-    "what a plan hands over, on the command line or in the environment of our helpers",
+    "what a plan hands over: on the command line or in the environment of our helpers",
     property=None,
     blocked="nothing",
     control=lambda ctx: _secrets_of_a_plan(ctx, marked),
@@ -120,39 +124,37 @@ program(
     act='str(PID) in os.listdir("/proc") or held("hidden")',
     given=_witness,
 )
-# Of each a process of the same or of another user, and none of them is changed.
+# What each answers of a process that exists and of one that does not.
 _ASKING = {
-    "getpgid": 'call("getpgid", PID)',
-    "getsid": 'call("getsid", PID)',
-    "getpriority": 'call("getpriority", 0, PID)',
-    "ioprio": 'call("ioprio_get", 1, PID)',
-    "capget": 'call("capget", struct.pack("Ii", 0x20080522, PID), room(24))',
-    "affinity": 'call("sched_getaffinity", PID, 128, room(128))',
-    "scheduler": 'call("sched_getscheduler", PID)',
-    "attributes": 'call("sched_getattr", PID, room(56), 56, 0)',
-    "interval": 'call("sched_rr_get_interval", PID, room(16))',
-    "path": 'os.stat(f"/proc/{PID}")',
+    "getpgid": 'call("getpgid", pid)',
+    "getsid": 'call("getsid", pid)',
+    "getpriority": 'call("getpriority", 0, pid)',
+    "ioprio": 'call("ioprio_get", 1, pid)',
+    "capget": 'call("capget", struct.pack("Ii", 0x20080522, pid), room(24))',
+    "affinity": 'call("sched_getaffinity", pid, 128, room(128))',
+    "scheduler": 'call("sched_getscheduler", pid)',
+    "attributes": 'call("sched_getattr", pid, room(56), 56, 0)',
+    "interval": 'call("sched_rr_get_interval", pid, room(16))',
+    "signal": "os.kill(pid, 0)",
+    "path": 'os.stat(f"/proc/{pid}")',
 }
-for _name, _act in _ASKING.items():
+_NOBODY = (1 << 22) - 1  # no pid is larger than that
+for _name, _ask in _ASKING.items():
     program(
         f"I3.{_name}",
         f"whether a process exists, asked through {_name}",
         property="proc_view",
-        # EPERM says that it exists.
-        reached="OK EPERM",
-        blocked="ESRCH ENOENT",
-        act=_act,
+        blocked="same",
+        act=f"""
+def ask(pid):
+    try:
+        {_ask}
+    except OSError as error:
+        return error.errno
+ask(PID) != ask({_NOBODY}) or held("same")
+""",
         given=_witness,
     )
-program(
-    "I3.signal",
-    "whether a process exists, asked by a signal that is none",
-    property="proc_view",
-    reached="OK EPERM",
-    blocked="ESRCH",
-    act="os.kill(PID, 0)",
-    given=_witness,
-)
 
 
 def _holder(ctx: Context, act_of: Callable[..., str]) -> str:

@@ -6,7 +6,7 @@ judged.
 
 from __future__ import annotations
 
-from evalbox import MiB
+from evalbox import MiB, Syscalls
 from evalbox._host import host
 from security.base import Context, program
 from security.hoard import hoard
@@ -117,6 +117,47 @@ def grow():
     os.close(write)
     yield int(read_all(read))
 """,
+    blocked=_BLOCKED,
+)
+
+
+hoard(
+    "R40",
+    "what children get by writing, while all processors are busy and looks are late",
+    """
+for _ in range(30):
+    if os.fork() == 0:
+        while True:
+            pass
+shared = bytearray(8 << 20)
+def take():
+    for at in range(0, len(shared), 1 << 20):
+        shared[at:at + (1 << 20)] = b"y" * (1 << 20)
+        yield 1 << 20
+def grow():
+    return shares(16, take)
+""",
+    blocked=_BLOCKED,
+)
+hoard(
+    "R41",
+    "private memory of children, behind one that runs in its parent's memory until execve",
+    """
+libc = ctypes.CDLL(None)
+stack = ctypes.create_string_buffer(65536)
+def wait_for_execve():
+    # CLONE_VM | CLONE_VFORK | SIGCHLD: this thread waits for ever.
+    libc.clone(libc.pause, ctypes.c_void_p(ctypes.addressof(stack) + 65536 - 256), 0x4111, 0)
+shared = bytearray(24 << 20)
+def take():
+    for at in range(0, len(shared), 1 << 20):
+        shared[at:at + (1 << 20)] = b"y" * (1 << 20)
+        yield 1 << 20
+def grow():
+    threading.Thread(target=wait_for_execve, daemon=True).start()
+    return shares(4, take)
+""",
+    amount=96 * MiB,
     blocked=_BLOCKED,
 )
 
@@ -314,5 +355,6 @@ def grow():
 """,
     size=48 * MiB,
     amount=56 * MiB,
+    fields={"syscalls": Syscalls().allow("splice")},
     blocked=_BLOCKED,
 )

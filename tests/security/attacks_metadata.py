@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from security.attacks_files import CLOSED, SECRET
-from security.base import Context, program
+from security.base import Context, nothing_lacks, program
 
 REFUSED = f"{CLOSED} EPERM EROFS"
 
 
-def _only_root_reaches(ctx: Context) -> dict[str, Any]:
+def only_root_reaches(ctx: Context) -> dict[str, Any]:
     """A grant for which a run of root keeps uid 0, which owns what is attacked."""
     mine = ctx.dir / "mine"
     mine.mkdir(mode=0o700, exist_ok=True)
@@ -75,7 +75,7 @@ for _id, _attack in OWN_FILES.items():
         property="fs_metadata",
         blocked=REFUSED,
         callers="root container",
-        fields=_only_root_reaches,
+        fields=only_root_reaches,
         **{**_attack, "title": f"{_attack['title']}, with uid 0"},
     )
 program(
@@ -123,7 +123,7 @@ for _id, (_name, _act) in SET_ID_ACTS.items():
         property=None,
         blocked=SET_ID,
         act=_act,
-        **({"needs": _since(SINCE[_id])} if _id in SINCE else {}),
+        needs=_since(SINCE[_id]) if _id in SINCE else nothing_lacks,
     )
 program(
     "F17.granted",
@@ -163,7 +163,7 @@ program(
     property=None,
     blocked=f"{SET_ID} EROFS",
     callers="root container",
-    fields=lambda ctx: {**_only_root_reaches(ctx), "read": [ctx.dir]},
+    fields=lambda ctx: {**only_root_reaches(ctx), "read": [ctx.dir]},
     act='os.chmod(f"{DIR}/program", 0o4755)',
 )
 
@@ -277,7 +277,7 @@ for _id, (_title, _act) in SIGHTS.items():
         blocked=f"{CLOSED} EPERM no",
         given=_with_link,
         act=_act,
-        **({"needs": no_handles} if _id == "F22.handle" else {}),
+        needs=no_handles if _id == "F22.handle" else nothing_lacks,
     )
 program(
     "F24.inotify",

@@ -11,6 +11,7 @@ from pathlib import Path
 from evalbox import PIPE, Executor
 from security.attacks_escapes import driven
 from security.attacks_files import CLOSED
+from security.attacks_metadata import only_root_reaches
 from security.base import Context, attack, program
 
 # ---- F48: mounts -----------------------------------------------------------------------------
@@ -129,9 +130,12 @@ OPEN_ANY = """
 opened = []
 for path in PATHS:
     try:
-        opened.append(os.open(path, os.O_WRONLY))
+        fd = os.open(path, os.O_WRONLY)
     except OSError:
-        pass
+        continue
+    # What is hidden is /dev/null.
+    if not stat.S_ISCHR(os.fstat(fd).st_mode):
+        opened.append(path)
 opened or held("none")
 """
 _OF_PROC = ("/proc/sysrq-trigger", "/proc/mtrr", "/proc/self/loginuid")
@@ -176,6 +180,17 @@ for _id, _title, _paths in (
         _title,
         property="fs_write",
         blocked="none",
+        given=lambda _, paths=_paths: {"PATHS": _writable(paths())},
+        act=OPEN_ANY,
+        needs=lambda _, paths=_paths: "" if _writable(paths()) else "the caller may write to none",
+    )
+    program(
+        f"{_id}-as-caller",
+        f"{_title}, with uid 0",
+        property="fs_write",
+        blocked="none",
+        callers="root container",
+        fields=only_root_reaches,
         given=lambda _, paths=_paths: {"PATHS": _writable(paths())},
         act=OPEN_ANY,
         needs=lambda _, paths=_paths: "" if _writable(paths()) else "the caller may write to none",

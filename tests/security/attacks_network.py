@@ -15,6 +15,9 @@ from security.base import Context, Fields, program
 # What a kernel without the protocol says: that the call got so far.
 _NO_SUCH = "EPROTONOSUPPORT EAFNOSUPPORT ESOCKTNOSUPPORT ENOTSUP"
 
+# Docker's own rules come first.
+_FILTERED = "a caller that is not filtered itself"
+
 
 def host_network(_: Context) -> Fields:
     return {"network": Network.host()}
@@ -50,6 +53,7 @@ _off(
     "a TCP socket, with bits set that the kernel does not look at",
     "os.close(call('socket', 1 << 32 | 2, 1 << 32 | 1, 0))",
     property="tcp",
+    privileged=_FILTERED,
 )
 _off(
     "N2.send",
@@ -161,8 +165,8 @@ _SOCKETS: dict[str, tuple[str, int, int, int, str, str]] = {
     "N9.generic": ("netlink: everything else", 16, _RAW, 16, "udp", ""),
     "N10.packet": ("AF_PACKET", 17, _RAW, 0, "udp", _ROOT),
     "N10.key": ("AF_KEY", 15, _RAW, 2, "udp", "CAP_NET_ADMIN"),
-    "N10.alg": ("AF_ALG", 38, _SEQPACKET, 0, "udp", ""),
-    "N10.vsock": ("AF_VSOCK: the machine below this one", 40, _STREAM, 0, "tcp", ""),
+    "N10.alg": ("AF_ALG", 38, _SEQPACKET, 0, "udp", _FILTERED),
+    "N10.vsock": ("AF_VSOCK: the machine below this one", 40, _STREAM, 0, "tcp", _FILTERED),
     "N10.xdp": ("AF_XDP", 44, _RAW, 0, "udp", _ROOT),
     "N10.tipc": ("AF_TIPC", 30, _STREAM, 0, "tcp", ""),
     "N10.can": ("AF_CAN", 29, _RAW, 1, "udp", ""),

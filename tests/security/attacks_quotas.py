@@ -11,6 +11,7 @@ from functools import partial
 
 import evalbox
 from evalbox import Executor, KiB, MiB, Stdout
+from security.aims import granting
 from security.base import PYTHON, Context, answer_of, attack, program
 from security.runs import ends, plan
 
@@ -138,6 +139,7 @@ info = struct.pack("iii116x", 40, 0, -1)  # SI_QUEUE
 for _ in range(2000):
     call("rt_sigqueueinfo", os.getpid(), 40, info)
 """,
+    fields=granting("rt_sigqueueinfo"),
 )
 program(
     "R23.timers",
@@ -149,6 +151,7 @@ timer = room(8)
 for _ in range(2000):
     call("timer_create", 1, 0, timer)
 """,
+    fields=granting("timer_create"),
 )
 program(
     "R23.raised",

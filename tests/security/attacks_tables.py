@@ -55,6 +55,24 @@ if _IS_X86:
             _CODE.format(_code),
         )
     _program(
+        "K12.program",
+        "a whole program of 32 bits",
+        "SIGSYS",
+        f"""
+code = bytes.fromhex("{_EXIT_32} cd80")
+start = 0x08048000
+head = struct.pack("16sHHIIIIIHHHHHH", b"\\x7fELF\\x01\\x01\\x01", 2, 3, 1, start + 84, 52, 0, 0,
+                   52, 32, 1, 0, 0, 0)
+load = struct.pack("8I", 1, 0, start, start, 84 + len(code), 84 + len(code), 5, 4096)
+with open("program32", "wb") as file:
+    file.write(head + load + code)
+os.chmod("program32", 0o755)
+status = subprocess.run(["./program32"]).returncode
+status < 0 and held(signal.Signals(-status).name)
+status == 42 or held(f"exit_{{status}}")
+""",
+    )
+    _program(
         "K11",
         "the x32 table of system calls",
         "SIGSYS",
@@ -76,7 +94,7 @@ if _IS_X86:
         _program(
             f"K22.{_name}",
             f"a denied call through the vsyscall page: {_call}",
-            "EPERM SIGSEGV",
+            "EPERM ENOSYS SIGSEGV",
             f"""
 entry = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 buffer = room(64)
@@ -130,7 +148,7 @@ held("ENOSYS")
 
 _HIGH = 1 << 32
 _LIES = {
-    "number": ("the number", 'call(N["personality"] | HIGH, 0x40000)'),
+    "number": ("the number", 'call(N["inotify_init1"] | HIGH, 0)'),
     # FIOASYNC
     "ioctl": ("a request", 'call("ioctl", os.pipe()[0], HIGH | 0x5452, struct.pack("i", 0))'),
     "fcntl": ("a command", 'call("fcntl", 1, HIGH | 8, os.getpid())'),

@@ -94,6 +94,7 @@ class Result:
         level: of the attack's property, as the run itself reported it; "" without one.
         reason: why it is not applicable, or what the report says of an allowed one.
         failure: empty when all is as it must be.
+        seconds: what control and attack took together.
     """
 
     id: str
@@ -105,6 +106,7 @@ class Result:
     level: str = ""
     reason: str = ""
     failure: str = ""
+    seconds: float = 0.0
 
 
 @dataclass

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import evalbox
+from evalbox.policy import PROPERTIES
 from security.base import ATTACKS, Attack, Context, Result, Verdict, answer_of, make_context
 from security.world import World
 
@@ -13,13 +17,20 @@ from security.world import World
 _AT_ONCE = 4
 
 
-def missing_tier(tier: str) -> str:
-    """Why this caller has no such tier here; "" when it has."""
+def look_at(tier: str) -> dict[str, Any]:
+    """Why this caller has no such tier here, or what a run in it reports."""
     try:
-        evalbox.run(["true"], isolation=tier, require=())  # type: ignore[arg-type]
+        # A limit for each property, so that none counts as granted.
+        plan = evalbox.Plan(
+            ["true"],
+            policy=evalbox.Policy(isolation=tier, require=()),  # type: ignore[arg-type]
+            limits=evalbox.Limits(cpu_time=60),
+        )
+        found = evalbox.Executor.run(plan).enforcement
     except evalbox.UnsupportedError as error:
-        return str(error)
-    return ""
+        return {"tier": tier, "missing": str(error), "levels": {}}
+    levels = {name: found[name].level for name in PROPERTIES}
+    return {"tier": tier, "missing": "", "levels": levels}
 
 
 # Answers of ordinary processes are the same in every tier.
@@ -48,6 +59,12 @@ class _Attempt:
     attack: Attack
     context: Context
     control: str = ""
+    began: float = 0.0
+    spent: float = 0.0
+
+    def judged(self, answer: str) -> Result:
+        spent = self.spent + time.monotonic() - self.began
+        return replace(judge(self.attack, self.context, answer, self.control), seconds=spent)
 
 
 def _not_applicable(item: Attack, context: Context, reason: str) -> Result:
@@ -68,13 +85,16 @@ def _not_applicable(item: Attack, context: Context, reason: str) -> Result:
 def _all_programs(attempts: list[_Attempt]) -> Iterator[Result]:
     """Controls one by one, then several attempts at a time through one executor."""
     for attempt in attempts:
-        attempt.control = _answer(lambda _, tried=attempt: _control(tried), attempt.context)
+        attempt.began = time.monotonic()
+        attempt.control = _answer(partial(_control, attempt), attempt.context)
+        attempt.spent = time.monotonic() - attempt.began
     waiting = attempts[::-1]
     live: dict[int, _Attempt] = {}
     with evalbox.Executor() as executor:
         while waiting or live:
             while waiting and len(live) < _AT_ONCE:
                 attempt = waiting.pop()
+                attempt.began = time.monotonic()
                 try:
                     live[executor.spawn(_plan(attempt))] = attempt
                 except Exception as error:  # noqa: BLE001  # as in _answer
@@ -95,10 +115,10 @@ def _ended(executor: evalbox.Executor, live: dict[int, _Attempt]) -> Iterator[Re
 
 def _not_run(attempt: _Attempt, error: Exception) -> Result:
     """An error of ours is neither a success nor what blocks an attack."""
-    return judge(attempt.attack, attempt.context, f"raised {error!r}", attempt.control)
+    return attempt.judged(f"raised {error!r}")
 
 
-def _control(attempt: _Attempt) -> str:
+def _control(attempt: _Attempt, _: Context) -> str:
     item = attempt.attack
     if item.control is not None:
         return _make_control(attempt)
@@ -129,7 +149,7 @@ def _plan(attempt: _Attempt) -> evalbox.Plan:
 def _judged(attempt: _Attempt, output: evalbox.Output) -> Result:
     attempt.context.enforcement = output.enforcement
     answer = _with_harm(attempt.attack, attempt.context, answer_of(output))
-    return judge(attempt.attack, attempt.context, answer, attempt.control)
+    return attempt.judged(answer)
 
 
 def _with_harm(item: Attack, context: Context, answer: str) -> str:
@@ -148,10 +168,11 @@ def _run_function(attempt: _Attempt) -> Result:
     item, context = attempt.attack, attempt.context
     assert item.function is not None
     assert item.control is not None
-    control = _answer(item.control, context)
+    attempt.began = time.monotonic()
+    attempt.control = _answer(item.control, context)
     context.fill()
     context.enforcement = {}
-    return judge(item, context, _answer(item.function, context), control)
+    return attempt.judged(_answer(item.function, context))
 
 
 def _answer(function: Callable[[Context], str], context: Context) -> str:

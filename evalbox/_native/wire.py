@@ -1,0 +1,226 @@
+"""What an event loop uses: an epoll set with tokens, and messages to and from init and launcher.
+
+Its buffers are reused from call to call, so that a run costs no allocation here.
+A `Wire` belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from evalbox._core import ffi, lib
+from evalbox._native.basics import (
+    MESSAGE_MAX,
+    Control,
+    ControlReport,
+    ReportType,
+    checked,
+    sealed_memfd,
+)
+
+MOST_FDS: Final = lib.EB_PACKET_FDS
+_BATCH: Final = 256
+
+
+# ---- jobs and reports ------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """What struct eb_job holds; limits in bytes and ns, UNLIMITED for none."""
+
+    run_id: int
+    ruleset_id: int
+    uid: int
+    stream: bool
+    hold: bool
+    keep: bool
+    strings: bytes
+    argc: int
+    envc: int
+    stdin: bytes
+    limits: tuple[int, ...]
+
+
+class JobFds(NamedTuple):
+    """The descriptors that go with a job; each -1 when absent."""
+
+    ruleset: int = -1
+    stdin: int = -1
+    gate: int = -1
+
+
+class Report(NamedTuple):
+    """struct eb_report with its payload; times in ns."""
+
+    type: int
+    run_id: int
+    cause: int
+    execed: bool
+    truncated: bool
+    dirty: bool
+    stage: int
+    error: int
+    wait_status: int
+    denied_nr: int
+    wall_time: int
+    user_time: int
+    system_time: int
+    peak_memory: int
+    processes: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Ready(NamedTuple):
+    """Whether an init has its files.
+
+    Attributes:
+        stage, error: where it failed; 0.
+        item: which mount that was, -1 for none.
+        workspace: descriptor of the directory with its places.
+    """
+
+    stage: int
+    error: int
+    item: int
+    workspace: int
+
+
+class Wire:
+    """One epoll set with tokens, and messages to and from init and launcher."""
+
+    def __init__(self) -> None:
+        self._tokens = ffi.new("uint64_t[]", _BATCH)
+        self._buffer = ffi.new("unsigned char[]", MESSAGE_MAX)
+        self._view = ffi.buffer(self._buffer)
+        self._report = ffi.cast("struct eb_report *", self._buffer)
+        self._control = ffi.cast("struct eb_control *", self._buffer)
+        self._fds = ffi.new("int32_t[]", MOST_FDS)
+        self._n_fds = ffi.new("int32_t *")
+        self._job = ffi.new("struct eb_job *")
+        self.fd = checked(lib.eb_poll_create())
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # -- epoll
+
+    def add(self, fd: int, events: int, token: int) -> None:
+        checked(lib.eb_poll_add(self.fd, fd, events, token))
+
+    def remove(self, fd: int) -> None:
+        checked(lib.eb_poll_remove(self.fd, fd))
+
+    def wait(self, timeout_ms: int) -> list[int]:
+        """Tokens of what is ready, at most 256; none when a signal came. -1: no limit."""
+        count = checked(lib.eb_poll_wait(self.fd, self._tokens, _BATCH, timeout_ms))
+        return list(ffi.unpack(self._tokens, count))
+
+    # -- messages; all of them raise BlockingIOError instead of waiting
+
+    def send(self, sock: int, message: bytes, fds: Sequence[int] = ()) -> None:
+        checked(lib.eb_send(sock, message, len(message), ffi.NULL, 0, list(fds), len(fds)))
+
+    def send_job(self, sock: int, job: Job, fds: JobFds) -> None:
+        head = self._job
+        head.type = lib.EB_ORDER_RUN
+        head.flags = (
+            (lib.EB_JOB_STREAM if job.stream else 0)
+            | (lib.EB_JOB_HOLD if job.hold else 0)
+            | (lib.EB_JOB_KEEP if job.keep else 0)
+        )
+        head.run_id, head.ruleset_id, head.uid = job.run_id, job.ruleset_id, job.uid
+        head.argc, head.envc = job.argc, job.envc
+        head.strings, head.stdin_size = len(job.strings), len(job.stdin)
+        head.limits = job.limits
+        sent = [fd for fd in fds if fd >= 0]
+        head.fds = sum(1 << bit for bit, fd in enumerate(fds) if fd >= 0)
+        size = ffi.sizeof("struct eb_job")
+        if size + len(job.strings) + len(job.stdin) <= MESSAGE_MAX:
+            body = job.strings + job.stdin if job.stdin else job.strings
+            checked(lib.eb_send(sock, head, size, body, len(body), sent, len(sent)))
+            return
+        payload = sealed_memfd(job.strings, job.stdin)
+        try:
+            head.fds |= lib.EB_JOB_FD_PAYLOAD
+            sent.append(payload)
+            checked(lib.eb_send(sock, head, size, ffi.NULL, 0, sent, len(sent)))
+        finally:
+            os.close(payload)
+
+    def send_kill(self, sock: int, run_id: int) -> None:
+        head = self._job
+        head.type, head.run_id, head.fds = lib.EB_ORDER_KILL, run_id, 0
+        checked(lib.eb_send(sock, head, ffi.sizeof("struct eb_job"), ffi.NULL, 0, [], 0))
+
+    def _receive(self, sock: int) -> int:
+        """Size of the message that is now in the buffer; 0 at end of file."""
+        size = lib.eb_receive(sock, self._buffer, MESSAGE_MAX, self._fds, self._n_fds)
+        if size == -errno.ECONNRESET:
+            return 0
+        return checked(size)
+
+    def _take_fds(self) -> list[int]:
+        return [self._fds[i] for i in range(self._n_fds[0])]
+
+    def receive_control(self, sock: int) -> ControlReport | None:
+        """What a launcher said; None when it is gone."""
+        if self._receive(sock) < ffi.sizeof("struct eb_control"):
+            return None
+        said = self._control
+        return ControlReport(Control(said.type), said.slot, said.stage, said.error)
+
+    def receive_ready(self, sock: int) -> Ready | None:
+        """What an init in namespaces says first; None when it is gone."""
+        if self._receive(sock) < ffi.sizeof("struct eb_report"):
+            return None
+        said = self._report
+        fds = self._take_fds()
+        return Ready(said.stage, said.error, said.denied_nr, fds[0] if fds else -1)
+
+    def receive_report(self, sock: int) -> Report | None:
+        """What an init said; None when it is gone."""
+        head = ffi.sizeof("struct eb_report")
+        size = self._receive(sock)
+        if size < head:
+            return None
+        said = self._report
+        flags = said.flags
+        if flags & lib.EB_REPORT_IN_FDS:
+            out, err = map(_read_whole, self._take_fds())
+        elif said.type == ReportType.STDERR:
+            out, err = b"", self._view[head:size]
+        else:
+            middle = size if said.type == ReportType.STDOUT else head + said.stdout_size
+            out, err = self._view[head:middle], self._view[middle:size]
+        return Report(
+            said.type,
+            said.run_id,
+            said.cause,
+            bool(flags & lib.EB_REPORT_EXECED),
+            bool(flags & lib.EB_REPORT_TRUNCATED),
+            bool(flags & lib.EB_REPORT_DIRTY),
+            said.stage,
+            said.error,
+            said.wait_status,
+            said.denied_nr,
+            said.wall_time,
+            said.user_time,
+            said.system_time,
+            said.peak_memory,
+            said.processes,
+            out,
+            err,
+        )
+
+
+def _read_whole(fd: int) -> bytes:
+    """All of a memfd, which is closed."""
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        return file.read()
