@@ -44,9 +44,9 @@ class NamespaceConfig(NamedTuple):
     def flags(self) -> int:
         flags: int = lib.EB_CONFIG_NAMESPACES
         if self.network:
-            flags |= lib.EB_CONFIG_NO_NETWORK
+            flags |= lib.EB_CONFIG_OWN_NETWORK
         if not self.groups:
-            flags |= lib.EB_CONFIG_NO_GROUPS
+            flags |= lib.EB_CONFIG_DENY_SETGROUPS
         return flags
 
 
