@@ -128,9 +128,9 @@ struct eb_config {
 #define EB_PROTOCOL_VERSION 2
 #define EB_PACKET_FDS 8 /* descriptors of one message */
 #define EB_CONFIG_LISTEN 1      /* the child filter notifies: hand its listener to init */
-#define EB_CONFIG_NAMESPACES 2  /* user, mount, IPC, UTS and cgroup; PID for each init */
-#define EB_CONFIG_NO_NETWORK 4  /* a network namespace as well */
-#define EB_CONFIG_NO_GROUPS 8   /* setgroups() is denied: one's own id alone is mapped */
+#define EB_CONFIG_NAMESPACES 2  /* user, mount, UTS and cgroup; PID and IPC for each init */
+#define EB_CONFIG_OWN_NETWORK 4 /* a network namespace as well */
+#define EB_CONFIG_DENY_SETGROUPS 8 /* one's own id alone is mapped */
 
 /* What an init in namespaces of its own sees as its files.  Sent with
  * EB_CONTROL_SPAWN as a memfd: this, then `n_mounts` struct eb_mount, then for

@@ -117,7 +117,7 @@ remember(struct eb_config *config, const struct eb_insn *insns)
                                               (uint16_t)config->child_filter};
     runtime.listen = (config->flags & EB_CONFIG_LISTEN) != 0;
     runtime.namespaces = (config->flags & EB_CONFIG_NAMESPACES) != 0;
-    runtime.no_groups = (config->flags & EB_CONFIG_NO_GROUPS) != 0;
+    runtime.deny_setgroups = (config->flags & EB_CONFIG_DENY_SETGROUPS) != 0;
     runtime.abi = abi < 0 ? 0 : abi;
     runtime.scoped = eb_landlock_scopes(runtime.abi) != 0;
     config->uid_map[EB_MAP_MAX - 1] = config->gid_map[EB_MAP_MAX - 1] = 0;

@@ -39,7 +39,7 @@ write_text(pid_t pid, const char *name, const char *text)
 static int
 write_maps(const struct eb_runtime *runtime, pid_t pid)
 {
-    int error = runtime->no_groups ? write_text(pid, "setgroups", "deny") : 0;
+    int error = runtime->deny_setgroups ? write_text(pid, "setgroups", "deny") : 0;
     if (error == 0)
         error = write_text(pid, "uid_map", runtime->uid_map);
     return error < 0 ? error : write_text(pid, "gid_map", runtime->gid_map);
@@ -90,7 +90,7 @@ eb_namespaces_enter(const struct eb_runtime *runtime, const struct eb_config *co
     int error = enter_user_namespace(runtime, failure);
     if (error < 0)
         return error;
-    if ((config->flags & EB_CONFIG_NO_NETWORK) && EB_HAS(NETWORK_NAMESPACE))
+    if ((config->flags & EB_CONFIG_OWN_NETWORK) && EB_HAS(NETWORK_NAMESPACE))
         flags |= CLONE_NEWNET;
     failure->stage = EB_STAGE_NAMESPACES;
     if (unshare(flags) < 0)
