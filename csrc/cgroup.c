@@ -294,14 +294,21 @@ limit_memory(const struct eb_cgroup *cgroup, uint64_t limit)
 }
 
 static int
+limit_processes(const struct eb_cgroup *cgroup, uint64_t limit)
+{
+    uint64_t most = EB_HAS(PROCESS_CGROUP) ? limit : EB_UNLIMITED;
+    return write_number(cgroup->files[EB_CGROUP_MOST], most, "max");
+}
+
+static int
 set_limits(struct eb_cgroup *cgroup, uint64_t memory, uint64_t processes)
 {
     if (cgroup->limited && cgroup->limit == memory && cgroup->processes == processes)
         return 0;
-    int error = limit_memory(cgroup, memory);
+    int error = limit_memory(cgroup, EB_HAS(MEMORY_CGROUP) ? memory : EB_UNLIMITED);
     /* The program itself is a process, as with RLIMIT_NPROC. */
     if (error == 0)
-        error = write_number(cgroup->files[EB_CGROUP_MOST], processes ? processes : 1, "max");
+        error = limit_processes(cgroup, processes ? processes : 1);
     cgroup->limited = error == 0;
     cgroup->limit = memory;
     cgroup->processes = processes;

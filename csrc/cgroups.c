@@ -10,6 +10,7 @@
 #include "cgroup.h"
 #include "runtime.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -121,6 +122,23 @@ eb_cgroups_bury(const struct eb_cgroups *cgroups, const char *slot)
     }
 }
 
+/* The host makes those of a slot before it orders the init: it may have died between. */
+static void
+bury_all(const struct eb_cgroups *cgroups, int dir)
+{
+    int copy = openat(dir, ".", FLAGS);
+    DIR *entries = copy < 0 ? NULL : fdopendir(copy);
+    if (!entries) {
+        eb_close(&copy);
+        return;
+    }
+    const struct dirent *entry;
+    while ((entry = readdir(entries)))
+        if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
+            eb_cgroups_bury(cgroups, entry->d_name);
+    closedir(entries);
+}
+
 void
 eb_cgroups_remove(struct eb_cgroups *cgroups)
 {
@@ -130,7 +148,7 @@ eb_cgroups_remove(struct eb_cgroups *cgroups)
         int above = cgroups->fds[i] < 0 ? -1 : openat(cgroups->fds[i], "..", FLAGS);
         if (above < 0)
             continue;
-        eb_cgroup_remove(cgroups->fds[i], "launcher");
+        bury_all(cgroups, cgroups->fds[i]);
         eb_cgroup_remove(above, cgroups->name);
         close(above);
     }

@@ -90,7 +90,7 @@ report_end(struct run *run)
     bool in_fds = fds[0] >= 0 && fds[1] >= 0;
     if (in_fds)
         report.flags |= EB_REPORT_IN_FDS;
-    eb_relay_report(run->init->sock, parts, in_fds ? 1 : 3, fds, in_fds ? 2 : 0);
+    eb_relay_report(run->init, parts, in_fds ? 1 : 3, fds, in_fds ? 2 : 0);
 }
 
 /* -EINVAL: what the host put there
@@ -110,7 +110,7 @@ eb_run_finish(struct run *run)
         run->ended = eb_now();
     eb_relay_read(&run->relay, true);
     eb_pipes_close(&run->spawn.pipes);
-    eb_relay_finish(&run->relay);
+    eb_relay_finish(&run->relay, run->init);
     store_output(run);
     bool untouched = eb_workspace_is_untouched(run->init);
     eb_meter_close(&run->meter);

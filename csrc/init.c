@@ -23,6 +23,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define DYING_MS 10
+#define LAST_WORDS_MS 5000
+
 volatile sig_atomic_t eb_init_terminated;
 
 static void
@@ -52,6 +55,25 @@ eb_init_follow_launcher(const struct eb_init *init)
     /* It may have died before; in a PID namespace getppid() does not tell. */
     if (poll(&launcher, 1, 0) != 0)
         eb_init_terminated = 1;
+}
+
+/* A launcher that ends everything gives its inits little time, and the host does not
+ * read any more.  Where the launcher is dead itself, the host may live, and be only
+ * slow: it gets what the runs had written.  Not for ever, as an end of file does not
+ * come where a forked child has a copy of its socket. */
+bool
+eb_init_waits(const struct eb_init *init)
+{
+    static uint64_t until;
+    struct pollfd launcher = {.fd = init->runtime->self, .events = POLLIN};
+    if (!eb_init_terminated)
+        return true;
+    /* Its pidfd becomes readable a moment after it has sent SIGTERM by dying. */
+    if (poll(&launcher, 1, DYING_MS) == 0)
+        return false;
+    if (until == 0)
+        until = eb_now() + LAST_WORDS_MS * EB_MS;
+    return eb_now() < until;
 }
 
 static void

@@ -26,6 +26,8 @@
     X(HIDDEN_PROC)       /* what of /proc is of the whole machine */                                 \
     X(OLD_ROOT)          /* the host's tree is detached */                                              \
     X(DISK)              /* size of the workspace */                                                        \
+    X(MEMORY_CGROUP)     /* limit of the tree's memory */                                          \
+    X(PROCESS_CGROUP)    /* limit of its processes */                                              \
     X(MEMORY_WATCH)                                                                            \
     X(CPU_WATCH)                                                                               \
     X(TREE_KILL)         /* of what is left when the program ends */                                   \

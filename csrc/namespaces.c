@@ -1,9 +1,9 @@
 /* namespaces.c - the namespaces of a launcher, and those of each of its inits.
  *
  * What is the same for all runs is made once: a user namespace, which gives the
- * right to make the others without being root, and network, IPC, UTS, cgroup and
- * mount namespace.  Each init gets a user namespace inside it (RLIMIT_NPROC then
- * counts its processes alone), a mount and a PID namespace, of which it is the
+ * right to make the others without being root, and network, UTS, cgroup and mount
+ * namespace.  Each init gets a user namespace inside it (RLIMIT_NPROC then counts
+ * its processes alone), a mount, an IPC and a PID namespace, of which it is the
  * first process: when it ends, the kernel ends all others.
  *
  * Ids are mapped to themselves, so that files and messages mean the same on both
@@ -85,8 +85,7 @@ int
 eb_namespaces_enter(const struct eb_runtime *runtime, const struct eb_config *config,
                     struct eb_failure *failure)
 {
-    int flags = CLONE_NEWNS | (EB_HAS(IPC_NAMESPACE) ? CLONE_NEWIPC : 0) |
-                (EB_HAS(UTS_NAMESPACE) ? CLONE_NEWUTS : 0) |
+    int flags = CLONE_NEWNS | (EB_HAS(UTS_NAMESPACE) ? CLONE_NEWUTS : 0) |
                 (EB_HAS(CGROUP_NAMESPACE) ? CLONE_NEWCGROUP : 0);
     int error = enter_user_namespace(runtime, failure);
     if (error < 0)
@@ -113,6 +112,7 @@ pid_t
 eb_namespaces_fork(const struct eb_runtime *runtime, struct eb_failure *failure)
 {
     const unsigned long flags = (EB_HAS(USER_NAMESPACE) ? CLONE_NEWUSER : 0UL) |
+                                (EB_HAS(IPC_NAMESPACE) ? CLONE_NEWIPC : 0UL) |
                                 (EB_HAS(PID_NAMESPACE) ? CLONE_NEWPID : 0UL) | CLONE_NEWNS |
                                 SIGCHLD;
     int go[2];

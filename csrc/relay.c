@@ -10,7 +10,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-enum { CHUNK = 65536, ROUNDS = 16, RETRY_NS = 1000000 };
+enum { CHUNK = 65536, ROUNDS = 16, RETRY_NS = 1000000, LOOK_AGAIN_NS = 20000000 };
 
 static unsigned char chunk[CHUNK];
 
@@ -127,10 +127,11 @@ eb_relay_flush(struct eb_relay *relay)
 static void
 wait_for_host(int sock)
 {
+    const struct timespec soon = {.tv_nsec = LOOK_AGAIN_NS};
     struct pollfd fd = {.fd = sock, .events = POLLOUT};
     sigset_t none;
     sigemptyset(&none);
-    ppoll(&fd, 1, NULL, &none);
+    ppoll(&fd, 1, eb_init_terminated ? &soon : NULL, &none);
 }
 
 /* The kernel counts descriptors on their way for each user (unix(7)). */
@@ -144,25 +145,27 @@ wait_for_others(void)
 }
 
 void
-eb_relay_finish(struct eb_relay *relay)
+eb_relay_finish(struct eb_relay *relay, const struct eb_init *init)
 {
     eb_relay_flush(relay);
-    while (relay->blocked && !eb_init_terminated) {
+    while (relay->blocked && eb_init_waits(init)) {
         wait_for_host(relay->sock);
         eb_relay_flush(relay);
     }
 }
 
 void
-eb_relay_report(int sock, const struct iovec *parts, int n_parts, const int *fds, int n_fds)
+eb_relay_report(const struct eb_init *init, const struct iovec *parts, int n_parts,
+                const int *fds, int n_fds)
 {
-    while (!eb_init_terminated) {
-        int error = eb_packet_send(sock, parts, n_parts, fds, n_fds, MSG_DONTWAIT);
-        if (error == -EAGAIN)
-            wait_for_host(sock);
-        else if (error == -ETOOMANYREFS)
-            wait_for_others();
-        else
+    for (;;) {
+        int error = eb_packet_send(init->sock, parts, n_parts, fds, n_fds, MSG_DONTWAIT);
+        /* Tried in any case: what is there to be told is not lost for want of time. */
+        if ((error != -EAGAIN && error != -ETOOMANYREFS) || !eb_init_waits(init))
             return;
+        if (error == -EAGAIN)
+            wait_for_host(init->sock);
+        else
+            wait_for_others();
     }
 }

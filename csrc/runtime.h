@@ -199,6 +199,8 @@ _Noreturn void eb_init_main(struct eb_init *init);
 void eb_init_say_ready(const struct eb_init *init, const struct eb_failure *failure, int error);
 /* Set by SIGTERM: end the run, then init itself. */
 extern volatile sig_atomic_t eb_init_terminated;
+/* Whether to wait until the host reads, be it after SIGTERM. */
+bool eb_init_waits(const struct eb_init *init);
 /* Dies with the launcher; to be repeated after every change of identity. */
 void eb_init_follow_launcher(const struct eb_init *init);
 
@@ -307,11 +309,11 @@ void eb_relay_feed(struct eb_relay *relay);
 void eb_relay_announce(struct eb_relay *relay);
 /* Sends what is stored, if streaming and as far as the host takes it. */
 void eb_relay_flush(struct eb_relay *relay);
-/* The same until all is sent, or SIGTERM. */
-void eb_relay_finish(struct eb_relay *relay);
-/* Sends the last report; waits for the host, or for SIGTERM. */
-void eb_relay_report(int sock, const struct iovec *parts, int n_parts, const int *fds,
-                     int n_fds);
+/* The same until all is sent, or init does not wait any more. */
+void eb_relay_finish(struct eb_relay *relay, const struct eb_init *init);
+/* Sends the last report; waits for the host as long as init does. */
+void eb_relay_report(const struct eb_init *init, const struct iovec *parts, int n_parts,
+                     const int *fds, int n_fds);
 
 /* ---- watch.c ---- */
 

@@ -24,6 +24,7 @@ class Row:
         error: what is on its standard error when it fails; "" when it works.
         note: why it fails and what to do instead, or what there is to know.
         memory: the least limit with which it works; the default one if that is enough.
+        only: the tier in which it is so; "" where that makes no difference.
     """
 
     program: str
@@ -35,10 +36,11 @@ class Row:
     error: str = ""
     note: str = ""
     memory: int | None = evalbox.Limits().memory
+    only: str = ""
 
     @property
     def id(self) -> str:
-        return f"{self.program}: {self.does}"
+        return f"{self.program}: {self.does} {self.only}".strip()
 
 
 def shell(program: str, does: str, script: str, **others: object) -> Row:
@@ -87,7 +89,7 @@ ROWS = (
         "mkdir -p a/b && touch a/f && cp -p a/f a/b/g && ln -s f a/l && cp -a a c && mv c/f a/b/h"
         " && ls -l a >/dev/null && ls a a/b c && stat -c %s a/f",
         prints="a:\nb\nf\nl\n\na/b:\ng\nh\n\nc:\nb\nl\n0\n",
-        note="owners are shown as numbers: /etc/passwd is not readable",
+        note="without namespaces owners are shown as numbers: /etc/passwd is not readable",
     ),
     shell(
         "sort",
@@ -139,7 +141,7 @@ ROWS = (
         " && git gc -q && git fsck 2>/dev/null && cd .. && git clone -q one two && cat two/f"
         " && git -C two status --short",
         prints="first\nx\n",
-        note="set `user.name` and `user.email`: the user has no entry in /etc/passwd",
+        note="set `user.name` and `user.email`: the user has no full name that git could take",
     ),
     shell(
         "make",
@@ -187,7 +189,8 @@ ROWS = (
         "java -Djava.io.tmpdir=$TMPDIR Main.java",
         files={"Main.java": HELLO_JAVA},
         prints="42\nhello\n",
-        note="it puts temporary files into /tmp unless told: `-Djava.io.tmpdir=$TMPDIR`",
+        note="without namespaces it puts temporary files into a closed /tmp unless told:"
+        " `-Djava.io.tmpdir=$TMPDIR`",
     ),
     # ---- interpreters
     shell(
@@ -259,15 +262,51 @@ new Worker('require("worker_threads").parentPort.postMessage(42)', { eval: true 
     ),
     python(
         "`multiprocessing.Lock`, `Queue`, `Pool`, `ProcessPoolExecutor`",
+        "import multiprocessing\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.Lock(), multiprocessing.Pool(2) as pool:\n"
+        "        print(pool.map(abs, [-1, -2]))\n"
+        "    queue = multiprocessing.Queue()\n"
+        "    child = multiprocessing.Process(target=queue.put, args=(42,))\n"
+        "    child.start()\n"
+        "    print(queue.get())\n"
+        "    child.join()\n"
+        "    with ProcessPoolExecutor(2) as pool:\n"
+        "        print(list(pool.map(abs, [-3])))\n",
+        prints="[1, 2]\n42\n[3]\n",
+        note="each run has a /dev/shm of its own, where named semaphores live",
+        only="namespace",
+    ),
+    python(
+        "`multiprocessing.Lock`, `Queue`, `Pool`, `ProcessPoolExecutor`",
         "import multiprocessing\nmultiprocessing.Lock()\n",
         error="PermissionError",
+        only="process",
         note=f"{NO_SHM}use Process and Pipe, or threads",
+    ),
+    python(
+        "`multiprocessing.shared_memory`",
+        "import os\n"
+        "from multiprocessing import shared_memory\n"
+        "made = shared_memory.SharedMemory(create=True, size=1)\n"
+        "if os.fork() == 0:\n"
+        "    found = shared_memory.SharedMemory(made.name)\n"
+        "    found.buf[0] = 42\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "print(made.buf[0])\n"
+        "made.close()\n"
+        "made.unlink()\n",
+        prints="42\n",
+        only="namespace",
     ),
     python(
         "`multiprocessing.shared_memory`",
         "from multiprocessing import shared_memory\n"
         "shared_memory.SharedMemory(create=True, size=1)\n",
         error="PermissionError",
+        only="process",
         note="shared memory with a name lives in /dev/shm; use `mmap.mmap(-1, size)` and fork",
     ),
     python(
@@ -346,8 +385,17 @@ new Worker('require("worker_threads").parentPort.postMessage(42)', { eval: true 
     ),
     python(
         "`pwd.getpwuid(os.getuid())`",
+        "import os, pwd\n"
+        "print(pwd.getpwuid(os.getuid()).pw_dir, pwd.getpwnam('sandbox').pw_uid == os.getuid())\n",
+        prints="/home/sandbox True\n",
+        note="the user is called sandbox, and no other has a name but root",
+        only="namespace",
+    ),
+    python(
+        "`pwd.getpwuid(os.getuid())`",
         "import os, pwd\npwd.getpwuid(os.getuid())\n",
         error="KeyError",
+        only="process",
         note="the user has no name; `getpass.getuser()` and `os.path.expanduser('~')` work",
     ),
     python(
@@ -362,8 +410,19 @@ new Worker('require("worker_threads").parentPort.postMessage(42)', { eval: true 
     shell(
         "ps",
         "`ps`, `top`, `pgrep`",
+        "sleep 1000 & ps -e -o comm= | sort; pgrep sleep >/dev/null && echo found;"
+        " top -b -n 1 | grep -q sleep && echo seen",
+        needs=("ps", "top", "pgrep"),
+        prints="_launcher\nbash\nps\nsleep\nsort\nfound\nseen\n",
+        note="they see the processes of the run and its supervisor",
+        only="namespace",
+    ),
+    shell(
+        "ps",
+        "`ps`, `top`, `pgrep`",
         "ps",
         error="proc",
+        only="process",
         note="/proc is closed, so that no program sees the others",
     ),
     shell(

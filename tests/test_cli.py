@@ -63,7 +63,7 @@ def test_the_memory_limit_is_137() -> None:
         (("--", "/etc/passwd"), 126, "not executable"),
         (("--", "/usr"), 126, "directory"),
         (("--read", "/no/such/path", "--", "true"), 125, "/no/such/path"),
-        (("--isolation", "namespace", "--", "true"), 125, "namespace"),
+        (("--isolation", "chroot", "--", "true"), 125, "chroot"),
         ((), 125, "no command"),
         (("--",), 125, "no command"),
         (("--memory", "lots", "--", "true"), 125, "lots"),
@@ -87,6 +87,26 @@ def test_what_cannot_be_started_is_told_on_stderr(
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (code, b"")
     assert told in done.stderr.decode()
+
+
+WITHOUT_NAMESPACES = """
+import evalbox._host as here, sys
+here.namespaces = lambda *_: here.Namespaces("forbidden here", "allow them")
+from evalbox.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("tier", ["namespace", "process", "auto"])
+def test_a_tier_that_is_not_there_is_told_on_stderr(tier: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_NAMESPACES, "run", "--isolation", tier, "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if tier == "namespace":
+        assert done.returncode == 125
+        assert "forbidden here" in done.stderr
+        assert "allow them" in done.stderr
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_command_at_all_is_a_usage_error() -> None:

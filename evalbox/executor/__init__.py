@@ -101,8 +101,9 @@ class Executor:
 
         Raises:
             PlanError: `timeout` is not a number.
-            SetupError: a run could not start; `id` says which, and it has no other
-                event. Events of other runs come with the next call.
+            SetupError: a run could not start, or what it left not be collected; `id` says
+                which, and no event of it follows. Those of other runs come with the next
+                call.
         """
         return self._mine().poll(timeout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import resource
 import select
@@ -22,6 +23,9 @@ _FDS_PER_RUN = 4
 # Inits in namespaces that wait for a run with the policy and program that they serve.
 _MOST_IDLE_OF_OTHERS = 64
 _FDS_KEPT_FREE = 128
+# What an order to a launcher that was killed comes to; so many may have been, one by one.
+_NOBODY_THERE = (errno.EPIPE, errno.ECONNRESET, errno.ECHILD)
+_DEAD_LAUNCHERS = 3
 
 
 def _idle_slot(launcher: Launcher, kit: Kit) -> Slot | None:
@@ -52,7 +56,7 @@ class Fleet:
 
     # ---- slots
 
-    def take(self, kit: Kit) -> Slot | None:
+    def take(self, kit: Kit, tries: int = _DEAD_LAUNCHERS) -> Slot | None:
         """A slot that is free, or a new one; None when there can be no more now.
 
         Raises:
@@ -70,6 +74,10 @@ class Fleet:
         try:
             slot = launcher.add_slot(token, kit)
         except OSError as error:
+            if tries > 0 and error.errno in _NOBODY_THERE and launcher.is_dying:
+                # It was killed, and the loop has not heard of it yet.
+                self.launcher_gone(launcher)
+                return self.take(kit, tries - 1)
             # Out of descriptors: there are enough when another run has ended.
             if isinstance(error, SetupError) or not self.lower():
                 raise

@@ -323,6 +323,8 @@ class Loop:
             run.error = step.error
             if run.sink is self._ready:
                 step.error.id = run.life.id
+                # Errors are told first: what came of it before would follow its end.
+                self._ready[:] = [event for event in self._ready if event.id != run.life.id]
                 self._errors.append(step.error)
                 self._wake_up()
         if step.events:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import proc
 from evalbox import PIPE, Executor, Stdout, TimedOut
 from security.aims import end_marked
-from security.base import Context, attack
+from security.attacks_uid0 import only_for_root
+from security.base import CALLERS, Context, Fields, attack, nothing
 from security.runs import end_of, python_plan
 
 _KEEP = """
@@ -56,7 +59,14 @@ _MORE = {
 }
 
 
-def _more(name: str, title: str, more: str, child: str) -> None:
+def _more(
+    name: str,
+    title: str,
+    more: str,
+    child: str,
+    fields: Callable[[Context], Fields] = nothing,
+    callers: str = " ".join(CALLERS),
+) -> None:
     script = _KEEP.format(child=child, more=more, number=_TRIED)
 
     @attack(
@@ -64,17 +74,25 @@ def _more(name: str, title: str, more: str, child: str) -> None:
         title,
         property="processes",
         blocked="EAGAIN",
+        callers=callers,
         control=lambda ctx: (
-            ctx.python(script, processes=None, memory=None).text.strip() or "no word"
+            ctx.python(script, processes=None, memory=None, **fields(ctx)).text.strip() or "no word"
         ),
     )
     def more_than_the_limit(ctx: Context) -> str:
-        output = ctx.python(script, processes=_LIMIT, memory=None)
+        output = ctx.python(script, processes=_LIMIT, memory=None, **fields(ctx))
         return output.text.strip() or output.explain()
 
 
 for _name, (_title, _function, _child) in _MORE.items():
     _more(_name, _title, _function, _child)
+_more(
+    "P11.uid0",
+    "as uid 0: more processes than the limit",
+    *_MORE["P11"][1:],
+    fields=only_for_root,
+    callers="root container",
+)
 
 # Ends by itself should nothing else hold it: a process forks no more than so often.
 _BOMB = """
@@ -164,7 +182,8 @@ len(made) == 2 * FITS and held("fifteen")
     "take the processes away that another run may have",
     property="processes",
     blocked="fifteen",
-    control=lambda ctx: ctx.act_outside(_STARVED, {"FITS": _FITS, "LIMIT": _LIMIT}),
+    # More than fits by far: some of the uid's may end while they are counted.
+    control=lambda ctx: ctx.act_outside(_STARVED, {"FITS": 3 * _FITS, "LIMIT": _LIMIT}),
 )
 def starve_a_neighbour(ctx: Context) -> str:
     """Two runs that each want what fits into its own limit."""

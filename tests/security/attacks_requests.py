@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 from pathlib import Path
 
+import proc
 from evalbox import PlanError, Syscalls
 from evalbox._syscall_table import NUMBERS
 from evalbox.compile.rules import TABLE
@@ -121,13 +123,15 @@ def _of_many(ctx: Context, allowed: list[str], denied: list[str] | tuple[()]) ->
         return "PlanError"
 
 
-# ---- K20: the log of the kernel ----------------------------------------------------------------
+# ---- K20: the log of the kernel --------------------------------------------------------------
 
 _LOG = Path("/dev/kmsg")
-_DENIALS = """
+_NAMED = 'call("prctl", 15, NAME.encode(), 0, 0, 0)\n'  # PR_SET_NAME
+_DENIALS = f"""
+{_NAMED}
 for _ in range(200):
     for act in (
-        lambda: open(f"{DIR}/secret"),
+        lambda: open(f"{{DIR}}/secret"),
         lambda: socket.socket(),
         lambda: os.kill(os.getppid(), 0),
         lambda: call("mount", 0, 0, 0, 0, 0),
@@ -139,7 +143,8 @@ for _ in range(200):
             pass
 """
 # An ordinary process with a filter that has its calls logged.
-_LOGGED = """
+_LOGGED = f"""
+{_NAMED}
 kept = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7ffc0000))
 program = struct.pack("H6xQ", 1, ctypes.addressof(kept))
 call("prctl", 38, 1, 0, 0, 0)
@@ -155,17 +160,19 @@ def _no_log(_: Context) -> str:
     return ""
 
 
-def _logged(ctx: Context, act: str, *, inside: bool) -> str:
-    """Whether what the act does is in the log of the kernel afterwards."""
+def _is_logged(ctx: Context, act: str, *, inside: bool) -> bool:
+    """Whether the log of the kernel names the act's process, or the file that it wants."""
+    given = {"NAME": f"k20-{secrets.token_hex(5)}"}
     fd = os.open(_LOG, os.O_RDONLY | os.O_NONBLOCK)
     try:
         os.lseek(fd, 0, os.SEEK_END)
-        answer = ctx.act_inside(act) if inside else ctx.act_outside(act)
+        answer = ctx.act_inside(act, given) if inside else ctx.act_outside(act, given)
         lines = _lines(fd)
     finally:
         os.close(fd)
     assert answer == "OK", answer
-    return "OK" if any(b"audit" in line or b"seccomp" in line for line in lines) else "quiet"
+    marks = (given["NAME"].encode(), os.fsencode(ctx.dir))
+    return any(mark in line for line in lines for mark in marks)
 
 
 def _lines(fd: int) -> list[bytes]:
@@ -175,6 +182,18 @@ def _lines(fd: int) -> list[bytes]:
             found.append(os.read(fd, 8192))
         except BlockingIOError:
             return found
+        except BrokenPipeError:
+            pass  # some are overwritten by now
+
+
+def _takes_lines(ctx: Context) -> bool:
+    """Others may have had all that the kernel writes in five seconds."""
+    return _is_logged(ctx, _LOGGED, inside=False)
+
+
+def _control(ctx: Context) -> str:
+    proc.until(lambda: _takes_lines(ctx), "the kernel logs a call")
+    return "OK"
 
 
 @attack(
@@ -182,8 +201,15 @@ def _lines(fd: int) -> list[bytes]:
     "fill the log of the kernel with denials",
     property=None,
     blocked="quiet",
-    control=lambda ctx: _logged(ctx, _LOGGED, inside=False),
+    control=_control,
     needs=_no_log,
 )
 def flood_the_log(ctx: Context) -> str:
-    return _logged(ctx, _DENIALS, inside=True)
+    """Silence counts when the log takes lines before and after."""
+    for _ in range(10):
+        proc.until(lambda: _takes_lines(ctx), "the kernel logs a call")
+        if _is_logged(ctx, _DENIALS, inside=True):
+            return "OK"
+        if _takes_lines(ctx):
+            return "quiet"
+    return "the log is full of others"

@@ -41,20 +41,31 @@ class Told:
 
     Attributes:
         missing: tier -> why this caller has not got it here.
+        levels: tier -> property -> how an ordinary run reports it.
         results: of the tiers that it has.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, dict[str, str]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
 
 
 def told_by(
-    caller: str, ids: Iterable[str] = (), tiers: Iterable[str] = TIERS, launcher: Path | None = None
+    caller: str,
+    ids: Iterable[str] = (),
+    tiers: Iterable[str] = TIERS,
+    launcher: Path | None = None,
+    cgroups: bool = True,
 ) -> Told:
-    """All results of a caller, or why there are none; with another launcher if there is one."""
+    """All results of a caller, or why there are none.
+
+    With another launcher if there is one, and on request as where there are no cgroups.
+    """
     arguments = ["--caller", caller, *(f"--tier={tier}" for tier in tiers), *ids]
     if launcher is not None:
         arguments.insert(0, f"--launcher={launcher}")
+    if not cgroups:
+        arguments.insert(0, "--without-cgroups")
     with ExitStack() as stack:
         prefix, root = _COMMANDS[caller](stack)
         command = [*prefix, sys.executable, "-m", "security.drive", *arguments]
@@ -84,6 +95,8 @@ def _read(text: str) -> Told:
             told.results.append(Result(**{**row, "verdict": Verdict(row["verdict"])}))
         elif row["missing"]:
             told.missing[row["tier"]] = row["missing"]
+        else:
+            told.levels[row["tier"]] = row["levels"]
     return told
 
 

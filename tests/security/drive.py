@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:tests python3 -m security.drive --caller user --tier process F1.read
 
-The first kind of line is {"tier": ..., "missing": reason} for each tier, the
-second a Result.
+The first kind of line is {"tier": ..., "missing": reason, "levels": {property: level}}
+for each tier, the second a Result.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import resource
 from dataclasses import asdict
 from pathlib import Path
 
+from evalbox import _host
 from evalbox._host import namespaces
+from evalbox._host.cgroups import NO_CGROUPS
 from evalbox._launch import launcher
 from security.base import CALLERS, TIERS
 from security.catalogue import IDS
-from security.engine import missing_tier, run_attacks
+from security.engine import look_at, run_attacks
 
 
 def main() -> None:
@@ -26,17 +28,20 @@ def main() -> None:
     parser.add_argument("--caller", choices=CALLERS, required=True)
     parser.add_argument("--tier", action="append", choices=TIERS)
     parser.add_argument("--launcher", type=Path, help="another program than evalbox/_launcher")
+    parser.add_argument("--without-cgroups", action="store_true", help="as where there are none")
     parser.add_argument("ids", nargs="*", help="all without any")
     asked = parser.parse_args()
     if asked.launcher:
         namespaces.PROGRAM = launcher.PROGRAM = asked.launcher
+    if asked.without_cgroups:
+        _host.find = lambda: NO_CGROUPS
     # As on a host where crashes are dumped.
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     for tier in asked.tier or TIERS:
-        missing = missing_tier(tier)
-        print(json.dumps({"tier": tier, "missing": missing}), flush=True)
-        if not missing:
+        found = look_at(tier)
+        print(json.dumps(found), flush=True)
+        if not found["missing"]:
             for result in run_attacks(asked.ids or IDS, tier, asked.caller):
                 print(json.dumps(asdict(result)), flush=True)
 

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import evalbox
+from evalbox.policy import PROPERTIES
 from security.base import ATTACKS, Attack, Context, Result, Verdict, answer_of, make_context
 from security.world import World
 
@@ -15,13 +17,20 @@ from security.world import World
 _AT_ONCE = 4
 
 
-def missing_tier(tier: str) -> str:
-    """Why this caller has no such tier here; "" when it has."""
+def look_at(tier: str) -> dict[str, Any]:
+    """Why this caller has no such tier here, or what a run in it reports."""
     try:
-        evalbox.run(["true"], isolation=tier, require=())  # type: ignore[arg-type]
+        # A limit for each property, so that none counts as granted.
+        plan = evalbox.Plan(
+            ["true"],
+            policy=evalbox.Policy(isolation=tier, require=()),  # type: ignore[arg-type]
+            limits=evalbox.Limits(cpu_time=60),
+        )
+        found = evalbox.Executor.run(plan).enforcement
     except evalbox.UnsupportedError as error:
-        return str(error)
-    return ""
+        return {"tier": tier, "missing": str(error), "levels": {}}
+    levels = {name: found[name].level for name in PROPERTIES}
+    return {"tier": tier, "missing": "", "levels": levels}
 
 
 # Answers of ordinary processes are the same in every tier.

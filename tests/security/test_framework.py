@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from evalbox import Enforcement
+from evalbox.policy import PROPERTIES
 from security import base, engine, table
 from security.base import Attack, Context, Result, Verdict, make_context
 from security.callers import TESTS
@@ -148,12 +149,15 @@ def test_the_page_is_read_back_as_it_was_written() -> None:
         level="none",
         reason="nothing holds it",
     )
-    page = f"before\n{table.BEGIN}{table.generated([result])}{table.END}after\n"
-    cells = table.read_page(page)
-    assert cells["F1.read", "user", "process"] == "allowed"
-    assert cells["F1.read", "root", "process"] == table.NO_TIER
+    levels = {("fs_read", "user", "process"): "none"}
+    page = f"before\n{table.BEGIN}{table.generated([result], levels)}{table.END}after\n"
+    attacks, read = table.read_page(page)
+    assert attacks["F1.read", "user", "process"] == "allowed"
+    assert attacks["F1.read", "root", "process"] == table.NO_TIER
+    assert len(attacks) == len(IDS) * len(table.COLUMNS)
+    assert read["fs_read", "user", "process"] == "none"
+    assert len(read) == len(PROPERTIES) * len(table.COLUMNS)
     assert "`fs_read` is none: nothing holds it (F1.read)" in page
-    assert len(cells) == len(IDS) * len(table.COLUMNS)
 
 
 def test_a_caller_is_driven_by_a_command_of_its_own(tmp_path: Path) -> None:
@@ -161,5 +165,6 @@ def test_a_caller_is_driven_by_a_command_of_its_own(tmp_path: Path) -> None:
     env = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run([*command, "F1.read"], env=env, cwd=tmp_path, capture_output=True)
     first, second = map(json.loads, done.stdout.splitlines())
-    assert first == {"tier": "process", "missing": ""}
+    assert (first["tier"], first["missing"]) == ("process", "")
+    assert first["levels"]["fs_read"] == "enforced"
     assert (second["id"], second["verdict"], second["failure"]) == ("F1.read", "blocked", "")

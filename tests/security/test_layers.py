@@ -29,11 +29,17 @@ IS_ROOT = os.geteuid() == 0
 
 @dataclass(frozen=True)
 class Proof:
-    """Without a layer, this attack succeeds in this tier; `only`: for one kind of caller."""
+    """Without a layer, this attack succeeds in this tier.
+
+    Attributes:
+        only: for one kind of caller.
+        cgroups: whether the runs have them, where there are some.
+    """
 
     tier: str
     attack: str
     only: str = ""
+    cgroups: bool = True
 
     @property
     def caller(self) -> str:
@@ -60,7 +66,9 @@ PROOFS = {
     "HIDDEN_PROC": Proof("namespace", "I6.command-line"),
     "OLD_ROOT": Proof("namespace", "F49.host", only="user"),
     "DISK": Proof("namespace", "R10.one"),
-    "MEMORY_WATCH": Proof("process", "R1"),
+    "MEMORY_CGROUP": Proof("process", "R4"),
+    "PROCESS_CGROUP": Proof("process", "P11.uid0", only="root"),
+    "MEMORY_WATCH": Proof("process", "R1", cgroups=False),
     "CPU_WATCH": Proof("process", "R19.alone"),
     "TREE_KILL": Proof("process", "P9.daemon"),
     "CLEARING": Proof("process", "F47"),
@@ -94,7 +102,7 @@ def launcher_without(layer: str, folder: Path) -> Path:
 
 
 def result_of(proof: Proof, launcher: Path | None = None) -> Result:
-    told = told_by(proof.caller, [proof.attack], [proof.tier], launcher)
+    told = told_by(proof.caller, [proof.attack], [proof.tier], launcher, proof.cgroups)
     assert told.missing == {}
     (result,) = told.results
     return result
@@ -116,6 +124,8 @@ def test_an_attack_succeeds_without_the_layer(layer: str, folder: Path) -> None:
     proof = PROOFS[layer]
     if proof.tier == "namespace" and evalbox.host().namespaces.why_not:
         pytest.skip(f"no namespace tier here: {evalbox.host().namespaces.why_not}")
+    if layer.endswith("_CGROUP") and not evalbox.host().cgroups.controllers >= {"memory", "pids"}:
+        pytest.skip(f"no cgroups here: {evalbox.host().cgroups.why_not}")
     without = result_of(proof, launcher_without(layer, folder))
     assert without.verdict is Verdict.ALLOWED, without
     assert result_of(proof).verdict is Verdict.BLOCKED
