@@ -9,6 +9,7 @@
 #ifndef EB_EVALBOX_H
 #define EB_EVALBOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -319,6 +320,10 @@ int eb_tree_clear(int dirfd);
 int eb_tree_remove(int parentfd, const char *name);
 
 /* cffi: end */
+
+/* tree.c: a name in a directory; not the directory itself, not the one above it, and
+ * nothing further away. */
+bool eb_tree_is_entry(const char *name);
 
 /* Stages of the set-up: one list for the enum and for the names that Python asks for.
  * A failure is reported as (stage, errno). */
