@@ -26,7 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from chaos.kinds import Kind, Site, kinds
-from evalbox import Completed, Event, Executor, Output, SetupError, Started, Status, Stdout, TimedOut
+from evalbox import (
+    Completed,
+    Event,
+    Executor,
+    Output,
+    SetupError,
+    Started,
+    Status,
+    Stdout,
+    TimedOut,
+)
 from evalbox._launch import Kit, Launcher, Slot
 from evalbox.executor import dispatch
 from evalbox.executor.record import Run

@@ -143,9 +143,7 @@ def kinds(tier: str) -> dict[str, Kind]:
         "writer": Kind(partial(_writer, False), lines_of, _exits()),
         "streaming writer": Kind(partial(_writer, True), lines_of, _exits()),
         "reader": Kind(_reader, lambda _: GIVEN, _exits()),
-        "flood": Kind(
-            shell("yes"), lambda _: b"y\n" * (CAP // 2), {"status": Status.OUTPUT_LIMIT}
-        ),
+        "flood": Kind(shell("yes"), lambda _: b"y\n" * (CAP // 2), {"status": Status.OUTPUT_LIMIT}),
         "daemon": Kind(shell(_SLEEPERS + "sleep 0.2; echo hi"), lambda _: b"hi\n", _exits()),
         "timeout": Kind(
             shell(_SLEEPERS + "sleep NAP", limits=BRIEF), wanted={"status": Status.WALL_TIME}

@@ -192,9 +192,7 @@ def _command(pid: int) -> bytes:
 
 def _programs(init: int) -> list[int]:
     """Children of an init that carry the name of a run, or have not come to execve."""
-    return [
-        pid for pid in children(init) if _NAME.search(_command(pid)) or _is_launcher(pid)
-    ]
+    return [pid for pid in children(init) if _NAME.search(_command(pid)) or _is_launcher(pid)]
 
 
 def _run_of(program: int) -> str:
