@@ -86,7 +86,9 @@ class LauncherCgroups:
         # Anew: this process may have been moved since the host was looked at.
         self.found = find()
         if not claimed.controllers <= self.found.controllers:
-            raise OSError(errno.EACCES, self.found.why_not or "there is less than before")
+            raise OSError(
+                errno.EACCES, self.found.why_not or "it has fewer controllers than before"
+            )
         self._home = cgroup_base.enter(self.found)
         self._has_entered = True
         for base in dict.fromkeys(base for _, base in self.found.bases):
