@@ -165,11 +165,17 @@ class LauncherCgroups:
         if not self._paths:
             return self.fault
         try:
-            (self._add_unified if self._is_unified else self._add_legacy)(slot)
+            self._add(slot)
         except OSError as error:
             self.remove(slot)
             return _fault_of(error)
         return ""
+
+    def _add(self, slot: str) -> None:
+        if self._is_unified:
+            self._add_unified(slot)
+        else:
+            self._add_legacy(slot)
 
     def _add_legacy(self, slot: str) -> None:
         for controller, path in self._paths.items():
