@@ -1,10 +1,11 @@
 /* launcher.c - the small process that all runs of one kind come from.
  *
  * Started once by the host with the descriptors of evalbox.h.  It confines
- * itself first with everything that its runs share: no_new_privs, the large
- * seccomp filter, capabilities reduced to what inits and clean-up need, fixed
- * resource limits.  Then it forks inits on request and does nothing else:
- * jobs and reports pass between host and init directly.
+ * itself first with everything that its runs share: namespaces, no_new_privs,
+ * capabilities reduced to what inits and clean-up need, fixed resource limits,
+ * and the large seccomp filter, which in namespaces each init installs when its
+ * files are mounted.  Then it forks inits on request and does nothing else: jobs
+ * and reports pass between host and init directly.
  *
  * It is a child subreaper, so a child that it does not know is the orphan of
  * an init that died: killed, and reaped until none is left.  It watches the

@@ -139,7 +139,7 @@ class Fleet:
         return sum(len(launcher.slots) for launcher in self._launchers.values())
 
     def _retire_one(self) -> bool:
-        """Ends an idle init of another launcher, which is about to be gone."""
+        """Ends an idle init, of whatever kit; False when there is none."""
         for launcher in self._launchers.values():
             if launcher.idle:
                 slot = launcher.idle.pop(0)
