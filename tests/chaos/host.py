@@ -26,7 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from chaos.kinds import Kind, Site, kinds
-from evalbox import Completed, Event, Executor, Output, SetupError, Started, Status, Stdout, TimedOut
+from evalbox import (
+    Completed,
+    Event,
+    Executor,
+    Output,
+    SetupError,
+    Started,
+    Status,
+    Stdout,
+    TimedOut,
+)
 from evalbox._launch import Kit, Launcher, Slot
 from evalbox.executor import dispatch
 from evalbox.executor.record import Run
@@ -149,9 +159,7 @@ class Crowd:
         try:
             events = self._executor.poll(0.05)
         except SetupError as error:
-            assert error.id is not None
-            self._over[error.id] = error
-            self._write("error", error.id, self._active.pop(error.id), error=str(error))
+            self._failed(error)
             return
         for event in events:
             assert event.id in self._active, f"after the end: {event} {self._over.get(event.id)}"
@@ -163,6 +171,11 @@ class Crowd:
             assert now < active.since + STUCK_SECONDS, f"it never ends: {active}"
             if now >= active.act_at:
                 self._act(run, active)
+
+    def _failed(self, error: SetupError) -> None:
+        assert error.id is not None
+        self._over[error.id] = error
+        self._write("error", error.id, self._active.pop(error.id), error=str(error))
 
     def _act(self, run: Any, active: Active) -> None:
         active.act_at = float("inf")

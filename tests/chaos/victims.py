@@ -55,6 +55,7 @@ class Kill:
         what: "program", "init", "launcher" or "host".
         host: pid of the host that it is, or that it belongs to.
         pid: whose it was.
+        launcher: pid of that which it is or belongs to, 0 for a host.
         tier: of the launcher; "" for a host.
         run: name of the run, of a program that had come to its execve.
         sockets: inodes of those of the init that it is, or that the program is below; of
@@ -66,6 +67,7 @@ class Kill:
     what: str
     host: int
     pid: int
+    launcher: int
     tier: str
     run: str
     sockets: frozenset[int]
@@ -107,7 +109,7 @@ class Killer:
 
     def _leaves_nobody(self, wanted: tuple[str, ...]) -> bool:
         """In the process tier, to end the tree."""
-        return ABOVE <= {*wanted} and not (self._has_cgroups and "host" not in wanted)
+        return {*wanted} >= ABOVE and not (self._has_cgroups and "host" not in wanted)
 
     def _kill(
         self, wanted: tuple[str, ...], held: list[tuple[str, int]], chain: Chain, tier: str
@@ -128,6 +130,7 @@ class Killer:
                 what=what,
                 host=chain.host,
                 pid=getattr(chain, what),
+                launcher=chain.launcher if what != "host" else 0,
                 tier="" if what == "host" else tier,
                 run=run if what == "program" else "",
                 sockets=sockets[what],
@@ -192,9 +195,7 @@ def _command(pid: int) -> bytes:
 
 def _programs(init: int) -> list[int]:
     """Children of an init that carry the name of a run, or have not come to execve."""
-    return [
-        pid for pid in children(init) if _NAME.search(_command(pid)) or _is_launcher(pid)
-    ]
+    return [pid for pid in children(init) if _NAME.search(_command(pid)) or _is_launcher(pid)]
 
 
 def _run_of(program: int) -> str:
