@@ -47,7 +47,7 @@ def test_the_death_of_a_launcher_loses_nothing_that_was_written(
     with Executor() as executor:
         done = tmp_path / "done"
         done.touch()
-        command = ["sh", "-c", WRITES, "sh", done]
+        command = ["sh", "-c", WRITES, "sh", str(done)]
         executor.spawn(Plan(command, policy=Policy(write=[done]), stream=stream))
         until(lambda: done.read_text() == "done\n", "all is written")
         _kill(launchers_of(executor)[0])
@@ -84,39 +84,77 @@ def test_nothing_is_told_of_a_run_after_its_error(process_tier: None) -> None:
         assert executor.poll() == []
 
 
+def _has_ended(pid: str) -> bool:
+    """Whoever inherited it may not have waited for it yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(") ")[2][0] in "ZX"
+
+
 _KILLED_BEFORE_AN_ORDER = """
-import os, signal
-from evalbox import Executor, Plan
 from evalbox._launch import Launcher
 
 order, count = Launcher._order_init, []
 
 def killed(self, *args):
     if count:
-        os.kill(os.getpid(), signal.SIGKILL)
+        tell(self)
     count.append(1)
     return order(self, *args)
 
 Launcher._order_init = killed
+"""
+
+_KILLED_BEFORE_THE_LAUNCHER_KNOWS = """
+from evalbox._launch.cgroups import LauncherCgroups
+
+settle = LauncherCgroups.settle
+
+def killed(self, pid, *args):
+    os.kill(pid, signal.SIGSTOP)
+    settle(self, pid, *args)
+    launcher = next(each for each in gc.get_objects() if isinstance(each, Launcher))
+    tell(launcher)
+
+LauncherCgroups.settle = killed
+"""
+
+_SPAWNS = """
+import gc, os, signal
+from evalbox import Executor, Plan
+from evalbox._launch import Launcher
+
+def tell(launcher):
+    print(launcher.pid, launcher.root.path if launcher.root else "", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{killed}
+
 executor = Executor()
-executor.spawn(Plan(["sleep", "1000"]))
-loop = executor._loop
-(launcher,) = loop._fleet._launchers.values()
-print(launcher.pid, launcher.root.path if launcher.root else "", flush=True)
-executor.spawn(Plan(["sleep", "1000"]))
+for _ in range(2):
+    executor.spawn(Plan(["sleep", "1000"]))
 """
 
 
-def test_a_host_killed_while_it_makes_a_slot_leaves_nothing(tier: str) -> None:
-    """Its launcher has not heard of that slot, for which there are places already."""
+@pytest.mark.parametrize(
+    "killed",
+    [_KILLED_BEFORE_AN_ORDER, _KILLED_BEFORE_THE_LAUNCHER_KNOWS],
+    ids=["before it orders an init", "before the launcher reads of its cgroups"],
+)
+def test_a_host_killed_in_the_middle_leaves_nothing(tier: str, killed: str) -> None:
+    """Places are there already of which its launcher has not heard."""
     with subprocess.Popen(
-        [sys.executable, "-c", tiers.prelude() + _KILLED_BEFORE_AN_ORDER],
+        [sys.executable, "-c", tiers.prelude() + _SPAWNS.format(killed=killed)],
         stdout=subprocess.PIPE,
         text=True,
     ) as host:
         assert host.stdout is not None
         pid, _, root = host.stdout.readline().strip().partition(" ")
         assert host.wait() == -signal.SIGKILL
-    until(lambda: not Path("/proc", pid).exists(), "the launcher has ended")
+    os.kill(int(pid), signal.SIGCONT)
+    # At once: the next start of any executor would remove it.
+    until(lambda: _has_ended(pid), "the launcher has ended")
     assert not root or not Path(root).exists()
     assert cgroups_of(host.pid) == []

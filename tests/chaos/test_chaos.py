@@ -50,16 +50,8 @@ def test_kills_hurt_nobody_else_and_leave_nothing(tier: str, count: int) -> None
 
 
 def _kill(what: str, **more: Any) -> Kill:
-    told = {
-        "host": 1,
-        "pid": 7,
-        "launcher": 7,
-        "tier": "process",
-        "run": "",
-        "sockets": frozenset(),
-        "at": 10.0,
-    }
-    return Kill(what=what, stroke=(what,), **{**told, **more})
+    who = {"host": 1, "pid": 7, "launcher": 7, "tier": "process", "run": ""}
+    return Kill(what=what, stroke=(what,), **{**who, "sockets": frozenset(), "at": 10.0, **more})
 
 
 def _end(what: str = "cut", **more: Any) -> dict[str, Any]:
@@ -117,6 +109,25 @@ def test_what_was_written_before_a_kill_must_have_come(tmp_path: Path) -> None:
     # What init had not taken from the pipe went with it.
     init = _kill("init", sockets=frozenset({70}))
     assert _judged(tmp_path, line, _kill("launcher"), init).lost == []
+
+
+@pytest.mark.parametrize("has_cgroups", [False, True])
+def test_a_survivor_is_excused_only_where_nobody_was_left_above_it(
+    has_cgroups: bool, tmp_path: Path
+) -> None:
+    above = [_kill("launcher"), _kill("init", pid=8, at=10.5)]
+    host = _kill("host", pid=1, launcher=0, at=10.6)
+
+    def excused(*kills: Kill) -> bool:
+        return Record(1, 1, tmp_path, kills=[*kills]).lost_all_above(has_cgroups)
+
+    assert excused(*above, host)
+    assert excused(*above) is not has_cgroups
+    assert not excused(above[0], host)
+    assert not excused(above[1], host)
+    assert not excused(above[0], _kill("init", pid=8, at=20.0), host)
+    assert not excused(above[0], _kill("init", pid=8, launcher=9), host)
+    assert not excused(_kill("launcher", tier="namespace"), above[1], host)
 
 
 # ---- remains are seen

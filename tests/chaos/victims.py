@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from proc import children
@@ -178,8 +179,7 @@ class Killer:
 def _is_as_it_was(chain: Chain) -> bool:
     """Each is still below the one above: what the descriptors hold is who was chosen."""
     line = [pid for pid in (chain.host, chain.launcher, chain.init, chain.program) if pid]
-    below = zip(line, line[1:], strict=False)
-    return all(child in children(parent) for parent, child in below)
+    return all(child in children(parent) for parent, child in pairwise(line))
 
 
 def _is_launcher(pid: int) -> bool:
