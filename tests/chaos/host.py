@@ -89,13 +89,13 @@ class Ties:
             ties.last = (this.pid, 0)
             return ties._add_slot(this, token, kit)
 
-        Launcher.add_slot = add_slot  # type: ignore[method-assign]
+        Launcher.add_slot = add_slot  # type: ignore[assignment, method-assign]
 
         def hand_over(this: dispatch.Dispatcher, run: Run, kit: Kit, slot: Slot) -> None:
             ties.note(run, slot)
             ties._hand_over(this, run, kit, slot)
 
-        dispatch.Dispatcher._hand_over = hand_over  # type: ignore[method-assign]
+        dispatch.Dispatcher._hand_over = hand_over  # type: ignore[assignment, method-assign]
 
     def _paired(self, *args: Any) -> tuple[socket.socket, socket.socket]:
         ours, theirs = self._pair(*args)

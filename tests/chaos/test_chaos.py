@@ -68,7 +68,7 @@ def _judged(tmp_path: Path, line: dict[str, Any], *kills: Kill) -> Verdicts:
     return verdicts
 
 
-EXPLAINED = {
+EXPLAINED: dict[str, tuple[Any, ...]] = {
     "launcher": (_end(), _kill("launcher")),
     "init": (_end(), _kill("init", sockets=frozenset({69, 70}))),
     "program": (_end(how="signal"), _kill("program", run="chaos-1-1-1")),
@@ -76,7 +76,7 @@ EXPLAINED = {
     "no launcher": (_end("refused", error=""), _kill("launcher")),
     "no init": (_end("error", error=""), _kill("init", sockets=frozenset({70}))),
 }
-UNEXPLAINED = {
+UNEXPLAINED: dict[str, tuple[Any, ...]] = {
     "nobody was killed": (_end(),),
     "another launcher": (_end(), _kill("launcher", pid=8)),
     "the launcher, later": (_end(), _kill("launcher", at=12.0)),
