@@ -334,6 +334,22 @@ serve(void)
     }
 }
 
+/* What the host had made before it died is in an order that nobody has taken yet. */
+static void
+take_cgroups(void)
+{
+    ssize_t got;
+    do {
+        struct eb_control order = {0};
+        struct eb_packet packet = {.data = &order};
+        got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
+        if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
+            eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
+        for (int i = 0; i < packet.n_fds; i++)
+            eb_close(&packet.fds[i]);
+    } while (got > 0 || got == -EBADMSG);
+}
+
 static bool
 any_init(void)
 {
@@ -372,6 +388,7 @@ end_everything(void)
     }
     kill_orphans();
     remove_root();
+    take_cgroups();
     eb_cgroups_remove(&runtime.cgroups);
 }
 
