@@ -117,7 +117,7 @@ remember(struct eb_config *config, const struct eb_insn *insns)
                                               (uint16_t)config->child_filter};
     runtime.listen = (config->flags & EB_CONFIG_LISTEN) != 0;
     runtime.namespaces = (config->flags & EB_CONFIG_NAMESPACES) != 0;
-    runtime.no_groups = (config->flags & EB_CONFIG_NO_GROUPS) != 0;
+    runtime.deny_setgroups = (config->flags & EB_CONFIG_DENY_SETGROUPS) != 0;
     runtime.abi = abi < 0 ? 0 : abi;
     runtime.scoped = eb_landlock_scopes(runtime.abi) != 0;
     config->uid_map[EB_MAP_MAX - 1] = config->gid_map[EB_MAP_MAX - 1] = 0;
@@ -185,7 +185,7 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
     pid_t pid = eb_cgroups_open(&runtime.cgroups, order->name, order->cgroup, &init.cgroup);
     if (pid == 0) {
         failure.stage = EB_STAGE_FORK;
-        pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork_init(&failure) : -EBADMSG;
+        pid = fork_init(&failure);
     }
     if (pid == 0) {
         eb_cgroups_forget(&runtime.cgroups);
@@ -251,7 +251,8 @@ bury(struct slot *slot)
     slot->pid = 0;
     eb_cgroups_kill(&runtime.cgroups, slot->name);
     kill_orphans();
-    eb_cgroups_bury(&runtime.cgroups, slot->name);
+    if (slot->name[0])
+        eb_cgroups_bury(&runtime.cgroups, slot->name);
     if (runtime.root_name[0])
         eb_tree_remove(EB_FD_ROOT, slot->name);
     tell(EB_CONTROL_GONE, number, EB_STAGE_NONE, 0);
@@ -270,11 +271,36 @@ reap(void)
 
 /* ---- service ---- */
 
+/* A slot that is in use is not given away: who asks sees its socket closed.  One without
+ * a name has nothing outside its namespaces. */
+static void
+take_spawn(const struct eb_control *order, const struct eb_packet *packet)
+{
+    bool named = order->name[0] == 0 || eb_tree_is_entry(order->name);
+    if (order->slot < n_slots && slots[order->slot].pid)
+        return;
+    if (order->slot < MAX_SLOTS && packet->n_fds == 2 && named)
+        spawn_init(order, packet);
+    else
+        tell(EB_CONTROL_GONE, order->slot, EB_STAGE_FORK, EBADMSG);
+}
+
+static void
+take_whole_order(const struct eb_control *order, struct eb_packet *packet)
+{
+    if (order->type == EB_CONTROL_SPAWN)
+        take_spawn(order, packet);
+    else if (order->type == EB_CONTROL_KILL && order->slot < n_slots && slots[order->slot].pid)
+        kill(slots[order->slot].pid, SIGKILL);
+    else if (order->type == EB_CONTROL_CGROUP && eb_tree_is_entry(order->name))
+        eb_cgroups_take(&runtime.cgroups, order, packet->fds, packet->n_fds);
+}
+
 /* False when the host closed its end. */
 static bool
 take_order(void)
 {
-    struct eb_control order = {0};
+    struct eb_control order;
     struct eb_packet packet = {.data = &order};
     ssize_t got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EBADMSG)
@@ -282,14 +308,8 @@ take_order(void)
     if (got <= 0)
         return false;
     order.name[EB_NAME_MAX - 1] = 0;
-    /* A slot that is in use is not given away: who asks sees its socket closed. */
-    bool in_use = order.slot < n_slots && slots[order.slot].pid;
-    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN && !in_use)
-        spawn_init(&order, &packet);
-    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL && in_use)
-        kill(slots[order.slot].pid, SIGKILL);
-    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
-        eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
+    if (got == (ssize_t)sizeof order)
+        take_whole_order(&order, &packet);
     for (int i = 0; i < packet.n_fds; i++)
         eb_close(&packet.fds[i]);
     return true;

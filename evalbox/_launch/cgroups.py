@@ -25,6 +25,7 @@ from evalbox import _native
 from evalbox._host.cgroups import CPU, MEMORY, PIDS, Cgroups, find
 from evalbox._launch import cgroup_base
 from evalbox._launch.cgroup_base import kill_tree, remove_tree, write
+from evalbox._launch.locks import lock
 from evalbox._native import Control, Wire
 from evalbox.workspace.flags import DIRECTORY
 
@@ -33,6 +34,8 @@ _BITS = {
     PIDS: _native.CGROUP_PIDS,
     CPU: _native.CGROUP_CPU,
 }
+# With v1, in the hierarchy of each controller; csrc/cgroup.h.
+_BELOW_SLOT = {MEMORY: "/memory", PIDS: "/run", CPU: ""}
 _MOST_TRIES = 10
 
 
@@ -69,7 +72,7 @@ class LauncherCgroups:
         try:
             step()
         except OSError as error:
-            self.fault = fault_of(error)
+            self.fault = _fault_of(error)
             self.close()
 
     # ---- start
@@ -108,7 +111,7 @@ class LauncherCgroups:
                 self._fds.append(os.open(path, DIRECTORY))
             except FileNotFoundError:
                 return False
-            if not cgroup_base.lock(self._fds[-1]) or not os.path.isdir(path):
+            if not lock(self._fds[-1]) or not os.path.isdir(path):
                 return False
         return True
 
@@ -160,26 +163,24 @@ class LauncherCgroups:
         if not self._paths:
             return self.fault
         try:
-            self._add(slot)
+            (self._add_unified if self._is_unified else self._add_legacy)(slot)
         except OSError as error:
             self.remove(slot)
-            return fault_of(error)
+            return _fault_of(error)
         return ""
 
-    def _add(self, slot: str) -> None:
-        held = self.found.controllers
+    def _add_legacy(self, slot: str) -> None:
         for controller, path in self._paths.items():
-            if not self._is_unified:
-                below = {MEMORY: "/memory", PIDS: "/run", CPU: ""}[controller]
-                os.makedirs(f"{path}/{slot}{below}")
-        if self._is_unified:
-            path = f"{self._top}/{slot}"
-            os.mkdir(path)
-            self._give_on(path, held)
-            os.mkdir(f"{path}/memory")
-            if PIDS in held:
-                self._give_on(f"{path}/memory", frozenset({PIDS}))
-                os.mkdir(f"{path}/memory/run")
+            os.makedirs(f"{path}/{slot}{_BELOW_SLOT[controller]}")
+
+    def _add_unified(self, slot: str) -> None:
+        path = f"{self._top}/{slot}"
+        os.mkdir(path)
+        self._give_on(path, self.found.controllers)
+        os.mkdir(f"{path}/memory")
+        if PIDS in self.found.controllers:
+            self._give_on(f"{path}/memory", frozenset({PIDS}))
+            os.mkdir(f"{path}/memory/run")
 
     def remove(self, slot: str) -> None:
         """Kills what is left of a slot and removes its cgroups, which may be gone already."""
@@ -220,6 +221,7 @@ def _try_write(path: str, text: str) -> None:
         write(path, text)
 
 
-def fault_of(error: OSError) -> str:
+def _fault_of(error: OSError) -> str:
+    """What failed, for the reason in an Enforcement."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror}"
