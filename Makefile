@@ -121,9 +121,13 @@ FUZZ_SECONDS ?= 10
 CALLS ?= 5000000
 TIER ?= auto
 
-.PHONY: fuzz fuzz-syscalls
+.PHONY: fuzz fuzz-keep fuzz-syscalls
 fuzz: $(BIN)/.base ## libFuzzer on each C target (FUZZ_SECONDS=10, FUZZ="filter job")
 	tools/fuzz $(BIN)/python $(FUZZ_SECONDS) $(FUZZ)
+
+fuzz-keep: fuzz ## the same, and add to tests/fuzz/corpus what it found
+	for target in $$($(BIN)/python tests/fuzz/targets.py names); do \
+	    build/fuzz/$$target -merge=1 tests/fuzz/corpus/$$target build/fuzz/corpus/$$target; done
 
 fuzz-syscalls: $(TEST_READY) ## random system calls from inside (CALLS=5000000, TIER=auto)
 	$(BIN)/python tests/fuzz/run_syscalls.py $(CALLS) $(TIER)
