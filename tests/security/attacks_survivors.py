@@ -326,6 +326,8 @@ def pid_of_the_launcher(ctx: Context) -> str:
         helpers = [pid for pid in proc.helpers() if pid not in before]
         os.kill(helpers[0], signal.SIGKILL)
         end_of(executor, run, ctx)
+        # An idle executor hears of what ended meanwhile when it is used again.
+        run_with(executor, ctx, "")
         gone = [Path(f"/proc/{pid}") for pid in helpers]
         proc.until(lambda: not any(path.exists() for path in gone), "they were waited for")
         witnesses = [_witness_with(ctx, pid) for pid in helpers]
