@@ -303,7 +303,7 @@ class Chaos:
         turns = (self._kill_program, self._kill_init, self._kill_program, self._kill_launcher)
         # Where there is nobody to kill at the moment, there is a little later.
         if self.killed.total() < self._due:
-            turns[self.killed.total() % 4]()
+            turns[(self.killed.total() + 1) % 4]()
 
     def _kill_program(self) -> None:
         for pid, run in self._programs():
@@ -419,7 +419,13 @@ def test_what_is_killed_meanwhile_hits_nobody_else(count: int, every: int) -> No
         crowd = Crowd(executor)
         chaos = Chaos(crowd, every)
         crowd.go_through(mix(count), chaos)
-        until(lambda: zombies([os.getpid(), *helpers()]) == [], "the dead are buried")
+
+        def are_buried() -> bool:
+            # A launcher that was killed last is missed when the next run is to have it.
+            executor.run(KINDS["true"].plan).check()
+            return zombies([os.getpid(), *helpers()]) == []
+
+        until(are_buried, "the dead are buried")
         crowd.settle()
     assert set(chaos.killed) == {"program", "init", "launcher"}
     assert sum(crowd.ends.values()) + len(crowd.errors) + len(crowd.refused) == count
