@@ -29,6 +29,7 @@ CALLERS = ("root", "user")
 SUITES = {
     "expected": ["tests/test_kernel_expectations.py"],
     "core": ["-m", "core and not long", "tests"],
+    "cgroups": ["tests/test_cgroups.py", "tests/test_cgroup_runs.py"],
     # The table in the docs is that of the newest ABI.
     "security": ["-k", "no_attack_succeeds", "tests/security/test_attacks.py"],
 }
