@@ -1,4 +1,4 @@
-/* cgroup.c - the cgroups of one slot: made fit for each run, and read.
+/* cgroup.c - the cgroups of one slot: made fit for each run.
  *
  * Init itself is never inside.  On v2 the kernel puts the child in as it makes
  * it (CLONE_INTO_CGROUP, Linux 5.7), on v1 the child writes itself into the
@@ -20,7 +20,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -47,9 +46,9 @@ static const struct {
     [EB_CGROUP_EVENTS] = {"memory.oom_control", "memory.events", IN_MEMORY, O_RDONLY,
                           EB_CGROUP_MEMORY},
     [EB_CGROUP_CPU_TIME] = {"cpuacct.usage", "cpu.stat", IN_CPU, O_RDONLY, EB_CGROUP_CPU},
-    [EB_CGROUP_KILLER] = {NULL, "cgroup.kill", IN_MEMORY, O_WRONLY, 0},
-    [EB_CGROUP_MOST] = {"pids.max", "pids.max", IN_RUN, O_WRONLY, EB_CGROUP_PIDS},
-    [EB_CGROUP_MOST_SEEN] = {"pids.peak", "pids.peak", IN_RUN, O_RDONLY, 0},
+    [EB_CGROUP_KILL] = {NULL, "cgroup.kill", IN_MEMORY, O_WRONLY, 0},
+    [EB_CGROUP_PIDS_MAX] = {"pids.max", "pids.max", IN_RUN, O_WRONLY, EB_CGROUP_PIDS},
+    [EB_CGROUP_PIDS_PEAK] = {"pids.peak", "pids.peak", IN_RUN, O_RDONLY, 0},
 };
 
 static bool
@@ -111,7 +110,7 @@ directory_of(const struct eb_cgroup *cgroup, enum place place)
         return cgroup->run;
     if (place == IN_MEMORY || is_unified(cgroup))
         return cgroup->memory;
-    return cgroup->slots[2];
+    return cgroup->slots[EB_HIERARCHY_CPU];
 }
 
 static int
@@ -168,7 +167,7 @@ close_memory(struct eb_cgroup *cgroup)
     close_files(cgroup, IN_MEMORY);
     if (is_unified(cgroup))
         close_files(cgroup, IN_CPU);
-    eb_close(&cgroup->enter[0]);
+    eb_close(&cgroup->enter[EB_HIERARCHY_MEMORY]);
     eb_close(&cgroup->memory);
 }
 
@@ -179,7 +178,7 @@ make_memory(struct eb_cgroup *cgroup)
     if (cgroup->memory >= 0 || !(cgroup->kind & (EB_CGROUP_MEMORY | EB_CGROUP_UNIFIED)))
         return 0;
     cgroup->limited = false;
-    cgroup->memory = make_directory(cgroup->slots[0], "memory");
+    cgroup->memory = make_directory(cgroup->slots[EB_HIERARCHY_MEMORY], "memory");
     if (cgroup->memory < 0)
         return cgroup->memory;
     int error = open_files(cgroup, IN_MEMORY);
@@ -190,7 +189,7 @@ make_memory(struct eb_cgroup *cgroup)
     if (error == 0 && unified && (cgroup->kind & EB_CGROUP_CPU))
         error = open_files(cgroup, IN_CPU);
     if (error == 0 && !(unified && (cgroup->kind & EB_CGROUP_PIDS)))
-        error = open_entrance(cgroup, 0, cgroup->memory);
+        error = open_entrance(cgroup, EB_HIERARCHY_MEMORY, cgroup->memory);
     if (error < 0)
         close_memory(cgroup);
     cgroup->resets = write_number(cgroup->files[EB_CGROUP_PEAK], 0, "") == 0;
@@ -199,16 +198,22 @@ make_memory(struct eb_cgroup *cgroup)
 }
 
 static int
+run_hierarchy(const struct eb_cgroup *cgroup)
+{
+    return is_unified(cgroup) ? EB_HIERARCHY_MEMORY : EB_HIERARCHY_PIDS;
+}
+
+static int
 run_parent(const struct eb_cgroup *cgroup)
 {
-    return is_unified(cgroup) ? cgroup->memory : cgroup->slots[1];
+    return is_unified(cgroup) ? cgroup->memory : cgroup->slots[EB_HIERARCHY_PIDS];
 }
 
 static void
 close_run(struct eb_cgroup *cgroup)
 {
     close_files(cgroup, IN_RUN);
-    eb_close(&cgroup->enter[is_unified(cgroup) ? 0 : 1]);
+    eb_close(&cgroup->enter[run_hierarchy(cgroup)]);
     eb_close(&cgroup->run);
 }
 
@@ -223,29 +228,32 @@ make_run(struct eb_cgroup *cgroup)
         return cgroup->run;
     int error = open_files(cgroup, IN_RUN);
     if (error == 0)
-        error = open_entrance(cgroup, is_unified(cgroup) ? 0 : 1, cgroup->run);
+        error = open_entrance(cgroup, run_hierarchy(cgroup), cgroup->run);
     if (error < 0)
         close_run(cgroup);
     return error;
 }
 
-/* On v1 the time of processors has a directory that lasts as long as the slot. */
+/* On v1 CPU time has a directory that lasts as long as the slot. */
 static int
 make_cpu(struct eb_cgroup *cgroup)
 {
-    if (is_unified(cgroup) || !(cgroup->kind & EB_CGROUP_CPU) || cgroup->enter[2] >= 0)
+    if (is_unified(cgroup) || !(cgroup->kind & EB_CGROUP_CPU) ||
+        cgroup->enter[EB_HIERARCHY_CPU] >= 0)
         return 0;
     close_files(cgroup, IN_CPU);
     int error = open_files(cgroup, IN_CPU);
     eb_cgroup_remember(cgroup);
-    return error < 0 ? error : open_entrance(cgroup, 2, cgroup->slots[2]);
+    return error < 0 ? error
+                     : open_entrance(cgroup, EB_HIERARCHY_CPU, cgroup->slots[EB_HIERARCHY_CPU]);
 }
 
 int
 eb_cgroup_open_entrance(struct eb_cgroup *cgroup)
 {
     cgroup->clones = false;
-    return open_entrance(cgroup, 0, cgroup->run >= 0 ? cgroup->run : cgroup->memory);
+    return open_entrance(cgroup, EB_HIERARCHY_MEMORY,
+                         cgroup->run >= 0 ? cgroup->run : cgroup->memory);
 }
 
 static int
@@ -273,7 +281,7 @@ drop_memory(struct eb_cgroup *cgroup)
     if (error < 0)
         return error;
     close_memory(cgroup);
-    return eb_cgroup_remove(cgroup->slots[0], "memory");
+    return eb_cgroup_remove(cgroup->slots[EB_HIERARCHY_MEMORY], "memory");
 }
 
 /* ---- limits ---- */
@@ -297,7 +305,7 @@ static int
 limit_processes(const struct eb_cgroup *cgroup, uint64_t limit)
 {
     uint64_t most = EB_HAS(PROCESS_CGROUP) ? limit : EB_UNLIMITED;
-    return write_number(cgroup->files[EB_CGROUP_MOST], most, "max");
+    return write_number(cgroup->files[EB_CGROUP_PIDS_MAX], most, "max");
 }
 
 static int
@@ -339,7 +347,7 @@ eb_cgroup_begin(struct eb_cgroup *cgroup, uint64_t memory, uint64_t processes)
 bool
 eb_cgroup_kill(const struct eb_cgroup *cgroup)
 {
-    int fd = cgroup->files[EB_CGROUP_KILLER];
+    int fd = cgroup->files[EB_CGROUP_KILL];
     return fd >= 0 && write_text(fd, "1") == 0;
 }
 
@@ -352,7 +360,7 @@ eb_cgroup_end(struct eb_cgroup *cgroup)
     bool peaked = cgroup->files[EB_CGROUP_PEAK] >= 0 && !cgroup->resets;
     if (peaked || eb_cgroup_number(cgroup->files[EB_CGROUP_CURRENT], "\n") > LEFTOVER)
         error = drop_memory(cgroup);
-    if (error == 0 && eb_cgroup_number(cgroup->files[EB_CGROUP_MOST_SEEN], "\n") > 1)
+    if (error == 0 && eb_cgroup_number(cgroup->files[EB_CGROUP_PIDS_PEAK], "\n") > 1)
         error = drop_run(cgroup);
     cgroup->stale = error < 0;
     /* What fails now fails again when the next run begins, and is reported. */

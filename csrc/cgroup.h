@@ -16,7 +16,8 @@
 
 #include <stdbool.h>
 
-#define EB_HIERARCHIES 3 /* at most: memory, pids, cpuacct */
+/* Of v1; v2 has one for all, which stands first. */
+enum { EB_HIERARCHY_MEMORY, EB_HIERARCHY_PIDS, EB_HIERARCHY_CPU, EB_HIERARCHIES };
 
 /* The files that init reads and writes, open as long as their cgroup lasts. */
 enum eb_cgroup_file {
@@ -26,9 +27,9 @@ enum eb_cgroup_file {
     EB_CGROUP_CURRENT,
     EB_CGROUP_EVENTS,
     EB_CGROUP_CPU_TIME,
-    EB_CGROUP_KILLER,
-    EB_CGROUP_MOST,
-    EB_CGROUP_MOST_SEEN,
+    EB_CGROUP_KILL,
+    EB_CGROUP_PIDS_MAX,
+    EB_CGROUP_PIDS_PEAK,
     EB_CGROUP_FILES
 };
 

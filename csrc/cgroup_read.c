@@ -61,7 +61,7 @@ eb_cgroup_settle(const struct eb_cgroup *cgroup, struct eb_cgroup_usage *usage)
 {
     usage->cpu_time = eb_cgroup_cpu_time(cgroup);
     usage->peak_memory = eb_cgroup_number(cgroup->files[EB_CGROUP_PEAK], "\n");
-    usage->processes = eb_cgroup_number(cgroup->files[EB_CGROUP_MOST_SEEN], "\n");
+    usage->processes = eb_cgroup_number(cgroup->files[EB_CGROUP_PIDS_PEAK], "\n");
 }
 
 int

@@ -26,7 +26,7 @@ hierarchy_bit(uint32_t kind, int hierarchy)
     static const uint32_t bits[EB_HIERARCHIES] = {EB_CGROUP_MEMORY, EB_CGROUP_PIDS,
                                                   EB_CGROUP_CPU};
     if (kind & EB_CGROUP_UNIFIED)
-        return hierarchy == 0 ? EB_CGROUP_UNIFIED : 0;
+        return hierarchy == EB_HIERARCHY_MEMORY ? EB_CGROUP_UNIFIED : 0;
     return kind & bits[hierarchy];
 }
 

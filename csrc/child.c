@@ -9,6 +9,7 @@
  * shared with init, which the program never has.
  *
  * The order matters:
+ *   - cgroups before all else: what follows is counted as the run's;
  *   - uid before capabilities: setresuid from 0 clears them, and it needs one;
  *   - PDEATHSIG after setresuid, which clears it, and then getppid, because
  *     the parent may have died in between;
@@ -40,8 +41,7 @@ fail(const struct eb_child *child, enum eb_stage stage, int error)
     _exit(127);
 }
 
-/* First of all: what follows is counted as the run's.  The kernel asks what init,
- * who opened the files, may do. */
+/* The kernel asks what init, who opened the files, may do. */
 static void
 enter_cgroups(const struct eb_child *child)
 {
@@ -109,9 +109,9 @@ static void
 drop_capabilities(const struct eb_child *child)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[2] = {{0}, {0}};
     if (!EB_HAS(CAPABILITIES))
         return;
-    struct __user_cap_data_struct none[2] = {{0}, {0}};
     if (syscall(SYS_capset, &header, none) < 0)
         fail(child, EB_STAGE_CAPABILITIES, errno);
     struct __user_cap_data_struct held[2] = {{0}, {0}};

@@ -14,9 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* An inode costs the kernel about 1 KiB on tmpfs, whatever its file holds.
- * No path leads deeper than PATH_MAX / 2 levels. */
-enum { ENTRY_BYTES = 1024, MAX_DEPTH = 2048 };
+/* No path leads deeper than PATH_MAX / 2 levels. */
+enum { MAX_DEPTH = 2048 };
 enum { DIRECTORY_FLAGS = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
 
 struct level {
@@ -107,9 +106,9 @@ static void
 count(struct walk *walk, const struct stat *st)
 {
     uint64_t blocks = (uint64_t)st->st_blocks * 512;
-    walk->bytes += ENTRY_BYTES + (st->st_nlink > 1 && !S_ISDIR(st->st_mode)
-                                      ? blocks / (uint64_t)st->st_nlink
-                                      : blocks);
+    walk->bytes += EB_ENTRY_BYTES + (st->st_nlink > 1 && !S_ISDIR(st->st_mode)
+                                         ? blocks / (uint64_t)st->st_nlink
+                                         : blocks);
 }
 
 /* Counts entries of the current directory; true when it went a level down. */

@@ -9,6 +9,7 @@
 #ifndef EB_EVALBOX_H
 #define EB_EVALBOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -102,7 +103,7 @@ int eb_ruleset_create(const struct eb_ruleset_spec *spec);
 #define EB_FD_CONTROL 3 /* SOCK_SEQPACKET to the host */
 #define EB_FD_HOST 4    /* pidfd of the host */
 #define EB_FD_ROOT 5    /* directory that holds the workspaces; removed at the end */
-#define EB_FD_PARENT 6  /* the directory that holds EB_FD_ROOT */
+#define EB_FD_PARENT 6  /* the directory that holds EB_FD_ROOT; in namespaces unused, both */
 #define EB_FD_LOCKS 7   /* keeps the uids of the runs locked while a tree may live */
 #define EB_FD_END 8
 
@@ -128,9 +129,9 @@ struct eb_config {
 #define EB_PROTOCOL_VERSION 2
 #define EB_PACKET_FDS 8 /* descriptors of one message */
 #define EB_CONFIG_LISTEN 1      /* the child filter notifies: hand its listener to init */
-#define EB_CONFIG_NAMESPACES 2  /* user, mount, IPC, UTS and cgroup; PID for each init */
-#define EB_CONFIG_NO_NETWORK 4  /* a network namespace as well */
-#define EB_CONFIG_NO_GROUPS 8   /* setgroups() is denied: one's own id alone is mapped */
+#define EB_CONFIG_NAMESPACES 2  /* user, mount, UTS and cgroup; PID and IPC for each init */
+#define EB_CONFIG_OWN_NETWORK 4 /* a network namespace as well */
+#define EB_CONFIG_DENY_SETGROUPS 8 /* one's own id alone is mapped */
 
 /* What an init in namespaces of its own sees as its files.  Sent with
  * EB_CONTROL_SPAWN as a memfd: this, then `n_mounts` struct eb_mount, then for
@@ -319,6 +320,10 @@ int eb_tree_clear(int dirfd);
 int eb_tree_remove(int parentfd, const char *name);
 
 /* cffi: end */
+
+/* tree.c: a name in a directory; not the directory itself, not the one above it, and
+ * nothing further away. */
+bool eb_tree_is_entry(const char *name);
 
 /* Stages of the set-up: one list for the enum and for the names that Python asks for.
  * A failure is reported as (stage, errno). */

@@ -93,8 +93,7 @@ report_end(struct run *run)
     eb_relay_report(run->init, parts, in_fds ? 1 : 3, fds, in_fds ? 2 : 0);
 }
 
-/* -EINVAL: what the host put there
- * is more already, which is told at the end. */
+/* -EINVAL: what the host put there is more than the limit already, which the end tells. */
 int
 eb_run_limit_workspace(const struct run *run, uint64_t bytes)
 {

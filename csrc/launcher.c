@@ -1,10 +1,11 @@
 /* launcher.c - the small process that all runs of one kind come from.
  *
  * Started once by the host with the descriptors of evalbox.h.  It confines
- * itself first with everything that its runs share: no_new_privs, the large
- * seccomp filter, capabilities reduced to what inits and clean-up need, fixed
- * resource limits.  Then it forks inits on request and does nothing else:
- * jobs and reports pass between host and init directly.
+ * itself first with everything that its runs share: namespaces, no_new_privs,
+ * capabilities reduced to what inits and clean-up need, fixed resource limits,
+ * and the large seccomp filter, which in namespaces each init installs when its
+ * files are mounted.  Then it forks inits on request and does nothing else: jobs
+ * and reports pass between host and init directly.
  *
  * It is a child subreaper, so a child that it does not know is the orphan of
  * an init that died: killed, and reaped until none is left.  It watches the
@@ -117,7 +118,7 @@ remember(struct eb_config *config, const struct eb_insn *insns)
                                               (uint16_t)config->child_filter};
     runtime.listen = (config->flags & EB_CONFIG_LISTEN) != 0;
     runtime.namespaces = (config->flags & EB_CONFIG_NAMESPACES) != 0;
-    runtime.no_groups = (config->flags & EB_CONFIG_NO_GROUPS) != 0;
+    runtime.deny_setgroups = (config->flags & EB_CONFIG_DENY_SETGROUPS) != 0;
     runtime.abi = abi < 0 ? 0 : abi;
     runtime.scoped = eb_landlock_scopes(runtime.abi) != 0;
     config->uid_map[EB_MAP_MAX - 1] = config->gid_map[EB_MAP_MAX - 1] = 0;
@@ -185,7 +186,7 @@ spawn_init(const struct eb_control *order, const struct eb_packet *packet)
     pid_t pid = eb_cgroups_open(&runtime.cgroups, order->name, order->cgroup, &init.cgroup);
     if (pid == 0) {
         failure.stage = EB_STAGE_FORK;
-        pid = order->slot < MAX_SLOTS && packet->n_fds == 2 ? fork_init(&failure) : -EBADMSG;
+        pid = fork_init(&failure);
     }
     if (pid == 0) {
         eb_cgroups_forget(&runtime.cgroups);
@@ -251,7 +252,8 @@ bury(struct slot *slot)
     slot->pid = 0;
     eb_cgroups_kill(&runtime.cgroups, slot->name);
     kill_orphans();
-    eb_cgroups_bury(&runtime.cgroups, slot->name);
+    if (slot->name[0])
+        eb_cgroups_bury(&runtime.cgroups, slot->name);
     if (runtime.root_name[0])
         eb_tree_remove(EB_FD_ROOT, slot->name);
     tell(EB_CONTROL_GONE, number, EB_STAGE_NONE, 0);
@@ -270,11 +272,36 @@ reap(void)
 
 /* ---- service ---- */
 
+/* A slot that is in use is not given away: who asks sees its socket closed.  One without
+ * a name has nothing outside its namespaces. */
+static void
+take_spawn(const struct eb_control *order, const struct eb_packet *packet)
+{
+    bool named = order->name[0] == 0 || eb_tree_is_entry(order->name);
+    if (order->slot < n_slots && slots[order->slot].pid)
+        return;
+    if (order->slot < MAX_SLOTS && packet->n_fds == 2 && named)
+        spawn_init(order, packet);
+    else
+        tell(EB_CONTROL_GONE, order->slot, EB_STAGE_FORK, EBADMSG);
+}
+
+static void
+take_whole_order(const struct eb_control *order, struct eb_packet *packet)
+{
+    if (order->type == EB_CONTROL_SPAWN)
+        take_spawn(order, packet);
+    else if (order->type == EB_CONTROL_KILL && order->slot < n_slots && slots[order->slot].pid)
+        kill(slots[order->slot].pid, SIGKILL);
+    else if (order->type == EB_CONTROL_CGROUP && eb_tree_is_entry(order->name))
+        eb_cgroups_take(&runtime.cgroups, order, packet->fds, packet->n_fds);
+}
+
 /* False when the host closed its end. */
 static bool
 take_order(void)
 {
-    struct eb_control order = {0};
+    struct eb_control order;
     struct eb_packet packet = {.data = &order};
     ssize_t got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EBADMSG)
@@ -282,14 +309,8 @@ take_order(void)
     if (got <= 0)
         return false;
     order.name[EB_NAME_MAX - 1] = 0;
-    /* A slot that is in use is not given away: who asks sees its socket closed. */
-    bool in_use = order.slot < n_slots && slots[order.slot].pid;
-    if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_SPAWN && !in_use)
-        spawn_init(&order, &packet);
-    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_KILL && in_use)
-        kill(slots[order.slot].pid, SIGKILL);
-    else if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
-        eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
+    if (got == (ssize_t)sizeof order)
+        take_whole_order(&order, &packet);
     for (int i = 0; i < packet.n_fds; i++)
         eb_close(&packet.fds[i]);
     return true;
@@ -311,6 +332,22 @@ serve(void)
         if (fds[0].revents && !take_order())
             return;
     }
+}
+
+/* What the host had made before it died is in an order that nobody has taken yet. */
+static void
+take_cgroups(void)
+{
+    ssize_t got;
+    do {
+        struct eb_control order = {0};
+        struct eb_packet packet = {.data = &order};
+        got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
+        if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
+            eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
+        for (int i = 0; i < packet.n_fds; i++)
+            eb_close(&packet.fds[i]);
+    } while (got > 0 || got == -EBADMSG);
 }
 
 static bool
@@ -351,6 +388,7 @@ end_everything(void)
     }
     kill_orphans();
     remove_root();
+    take_cgroups();
     eb_cgroups_remove(&runtime.cgroups);
 }
 

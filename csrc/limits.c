@@ -14,12 +14,18 @@
 #define MAX_LOAD 8              /* on a busy host: up to so many ticks */
 #define LOST_FLOOR (20 * EB_MS) /* below: rounding of cutime to clock ticks */
 
+static uint64_t
+clock_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+}
+
 uint64_t
 eb_now(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+    return clock_ns(CLOCK_MONOTONIC);
 }
 
 /* Of this thread: what a look costs.  The monotonic clock would count the time in
@@ -28,9 +34,7 @@ eb_now(void)
 static uint64_t
 own_cpu_time(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static uint64_t

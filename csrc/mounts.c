@@ -33,8 +33,8 @@
 #define OLD_ROOT "/.host"
 #define WORK "/.work"
 #define UNREACHED "size=1125899906842624,nr_inodes=1073741824,mode=0711"
-/* A tmpfs counts whole pages, and an inode costs the kernel about 1 KiB. */
-enum { PAGE = 4096, ENTRY_BYTES = 1024 };
+/* A tmpfs counts whole pages. */
+enum { PAGE = 4096 };
 
 static uint64_t
 attributes_of(const struct eb_mount *mount)
@@ -335,7 +335,6 @@ eb_mounts_make(struct eb_init *init, const struct eb_tree_view *view,
     int error = enter_root();
     if (error < 0)
         return error;
-    failure->stage = EB_STAGE_WORKSPACE;
     error = make_work();
     failure->stage = error < 0 ? EB_STAGE_WORKSPACE : EB_STAGE_MOUNT;
     for (uint32_t i = 0; error == 0 && i < view->tree.n_mounts; i++) {
@@ -361,7 +360,7 @@ int
 eb_mounts_limit(const struct eb_init *init, uint64_t bytes)
 {
     char options[96];
-    uint64_t inodes = init->base_inodes + bytes / ENTRY_BYTES + 1;
+    uint64_t inodes = init->base_inodes + bytes / EB_ENTRY_BYTES + 1;
     if (bytes == EB_UNLIMITED || !EB_HAS(DISK))
         snprintf(options, sizeof options, "%s", UNREACHED);
     else
@@ -381,5 +380,5 @@ eb_mounts_hold_more(const struct eb_init *init, uint64_t bytes)
         return false;
     uint64_t pages = (uint64_t)(work.f_blocks - work.f_bfree);
     uint64_t inodes = (uint64_t)(work.f_files - work.f_ffree) - init->base_inodes;
-    return pages > (bytes + PAGE - 1) / PAGE || inodes > bytes / ENTRY_BYTES;
+    return pages > (bytes + PAGE - 1) / PAGE || inodes > bytes / EB_ENTRY_BYTES;
 }

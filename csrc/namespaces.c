@@ -1,9 +1,9 @@
 /* namespaces.c - the namespaces of a launcher, and those of each of its inits.
  *
  * What is the same for all runs is made once: a user namespace, which gives the
- * right to make the others without being root, and network, IPC, UTS, cgroup and
- * mount namespace.  Each init gets a user namespace inside it (RLIMIT_NPROC then
- * counts its processes alone), a mount and a PID namespace, of which it is the
+ * right to make the others without being root, and network, UTS, cgroup and mount
+ * namespace.  Each init gets a user namespace inside it (RLIMIT_NPROC then counts
+ * its processes alone), a mount, an IPC and a PID namespace, of which it is the
  * first process: when it ends, the kernel ends all others.
  *
  * Ids are mapped to themselves, so that files and messages mean the same on both
@@ -39,7 +39,7 @@ write_text(pid_t pid, const char *name, const char *text)
 static int
 write_maps(const struct eb_runtime *runtime, pid_t pid)
 {
-    int error = runtime->no_groups ? write_text(pid, "setgroups", "deny") : 0;
+    int error = runtime->deny_setgroups ? write_text(pid, "setgroups", "deny") : 0;
     if (error == 0)
         error = write_text(pid, "uid_map", runtime->uid_map);
     return error < 0 ? error : write_text(pid, "gid_map", runtime->gid_map);
@@ -85,13 +85,12 @@ int
 eb_namespaces_enter(const struct eb_runtime *runtime, const struct eb_config *config,
                     struct eb_failure *failure)
 {
-    int flags = CLONE_NEWNS | (EB_HAS(IPC_NAMESPACE) ? CLONE_NEWIPC : 0) |
-                (EB_HAS(UTS_NAMESPACE) ? CLONE_NEWUTS : 0) |
+    int flags = CLONE_NEWNS | (EB_HAS(UTS_NAMESPACE) ? CLONE_NEWUTS : 0) |
                 (EB_HAS(CGROUP_NAMESPACE) ? CLONE_NEWCGROUP : 0);
     int error = enter_user_namespace(runtime, failure);
     if (error < 0)
         return error;
-    if ((config->flags & EB_CONFIG_NO_NETWORK) && EB_HAS(NETWORK_NAMESPACE))
+    if ((config->flags & EB_CONFIG_OWN_NETWORK) && EB_HAS(NETWORK_NAMESPACE))
         flags |= CLONE_NEWNET;
     failure->stage = EB_STAGE_NAMESPACES;
     if (unshare(flags) < 0)
@@ -113,6 +112,7 @@ pid_t
 eb_namespaces_fork(const struct eb_runtime *runtime, struct eb_failure *failure)
 {
     const unsigned long flags = (EB_HAS(USER_NAMESPACE) ? CLONE_NEWUSER : 0UL) |
+                                (EB_HAS(IPC_NAMESPACE) ? CLONE_NEWIPC : 0UL) |
                                 (EB_HAS(PID_NAMESPACE) ? CLONE_NEWPID : 0UL) | CLONE_NEWNS |
                                 SIGCHLD;
     int go[2];

@@ -58,7 +58,6 @@ let_go(pid_t pid, int status)
     ptrace(PTRACE_DETACH, pid, NULL, (void *)(uintptr_t)signal);
 }
 
-/* Reaps what is dead; false when there is no child left at all. */
 bool
 eb_run_reap(struct run *run)
 {

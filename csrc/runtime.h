@@ -24,7 +24,7 @@
  *   watch.c     memory and CPU time of a process tree, from /proc
  *   disk.c      bytes used by a directory tree
  *   tree.c      directories removed through descriptors (evalbox.h)
- *   workspace.c box, home and tmp between two runs */
+ *   workspace.c the directories of a workspace between two runs */
 #ifndef EB_RUNTIME_H
 #define EB_RUNTIME_H
 
@@ -41,6 +41,7 @@
 #define EB_KEEP_ID 0xffffffffU /* uid of a job: stay who you are */
 #define EB_ARGS_MAX 65536      /* argc + envc */
 #define EB_PLACES 4            /* directories of a workspace */
+#define EB_ENTRY_BYTES 1024    /* what an inode costs on tmpfs, about, whatever it holds */
 #define EB_MS 1000000ULL       /* in nanoseconds */
 
 struct eb_filter {
@@ -55,7 +56,7 @@ struct eb_runtime {
     bool listen;     /* the child filter has a listener, handed to init */
     bool scoped;     /* Landlock can confine signals (ABI 6) */
     bool namespaces; /* each init has its own */
-    bool no_groups;  /* they deny setgroups() */
+    bool deny_setgroups; /* in their user namespaces */
     int abi;
     int self;        /* pidfd of the launcher */
     char root_name[EB_NAME_MAX];

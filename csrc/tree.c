@@ -141,17 +141,17 @@ eb_tree_clear(int dirfd)
     }
 }
 
-/* Not the directory itself, not the one above it, and nothing further away. */
-static bool
-is_name_of_entry(const char *name)
+bool
+eb_tree_is_entry(const char *name)
 {
-    return strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && !strchr(name, '/');
+    return name[0] != 0 && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
+           !strchr(name, '/');
 }
 
 int
 eb_tree_remove(int parentfd, const char *name)
 {
-    if (!is_name_of_entry(name))
+    if (!eb_tree_is_entry(name))
         return -EINVAL;
     int fd = open_directory(parentfd, name);
     if (fd < 0)

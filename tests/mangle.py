@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from evalbox._native import Wire, ruleset
+from evalbox._native import Wire, lib, ruleset
 
 _NUMBERS = (0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 63, 64, 255, 4095, 4096, 65535, 65536, 65537)
 _LARGE = tuple(1 << bits for bits in (31, 32, 47, 62, 63))
 INTERESTING = sorted({*_NUMBERS, *_LARGE, *(number - 1 for number in _LARGE), 2**64 - 1})
 # In one message: more than a receiver takes.
-MOST_FDS = 6
+_MOST_FDS: int = lib.EB_PACKET_FDS + 2
 
 
 class Change(NamedTuple):
@@ -138,7 +138,7 @@ class Descriptors:
 
 
 # None: those that belong to the message.
-descriptors = st.none() | st.lists(st.integers(0, 3) | st.sampled_from(KINDS), max_size=MOST_FDS)
+descriptors = st.none() | st.lists(st.integers(0, 3) | st.sampled_from(KINDS), max_size=_MOST_FDS)
 
 
 class MangledWire(Wire):

@@ -167,8 +167,10 @@ def test_prctl_fcntl_and_personality_take_listed_values() -> None:
         assert answer(NONE, "prctl", option) == ALLOW
     for option in (22, 24, 26, 28, 35, 53, 59, 62, 0x59616D61):
         assert answer(NONE, "prctl", option) == EPERM
-    for command in (0, 1, 2, 3, 4, 5, 6, 7, 9, 1030, 1032, 1033, 1034):
+    for command in (0, 1, 2, 3, 4, 5, 9, 36, 1030, 1032, 1033, 1034):
         assert answer(NONE, "fcntl", 0, command) == ALLOW
+    for command in tables.RECORD_LOCKS.values():
+        assert answer(NONE, "fcntl", 0, command) == IGNORED
     for command in tables.FCNTLS_REFUSED.values():
         assert answer(NONE, "fcntl", 0, command) == EPERM
     assert answer(NONE, "personality", 0) == answer(NONE, "personality", 0xFFFFFFFF) == ALLOW

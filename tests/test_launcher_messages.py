@@ -7,17 +7,21 @@ Host, launcher and init trust each other's intentions, not each other's bytes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import shutil
 import socket
+import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from evalbox import Limits, Plan, Policy, SetupError
 from evalbox._host import host
@@ -40,11 +44,11 @@ from test_values_fuzz import LONG
 PATIENCE = 60.0
 FINE = b"fine\n"
 TIERS = ["process", *(["namespace"] if not host().namespaces.why_not else [])]
-KINDS_OF_JOBS = ("plain", "fed", "stdin", "held", "large")
 Wanted = Sequence[int | str] | None
 
+kinds = st.sampled_from(["plain", "fed", "stdin", "held", "large"])
 # Not shrunk: what breaks a launcher may have come over several messages.
-few = settings(LONG, max_examples=60, phases=[Phase.generate])
+few = settings(LONG, max_examples=80, phases=[Phase.generate])
 many = settings(few, max_examples=2000)
 
 
@@ -59,12 +63,24 @@ def is_order(struct: str, message: bytes, fds: int, kind: int) -> bool:
     """Whether it is one that is answered, with an error maybe."""
     size = ffi.sizeof(f"struct {struct}")
     fits = len(message) == size if struct == "eb_control" else len(message) >= size
-    return fits and fds <= lib.EB_JOB_FDS and parsed(struct, message).type == kind
+    return fits and fds <= lib.EB_PACKET_FDS and parsed(struct, message).type == kind
 
 
 def is_end(message: bytes, fds: int) -> bool:
     """Whether it is what the end of the host looks like."""
-    return message == b"" and fds <= lib.EB_JOB_FDS
+    return message == b"" and fds <= lib.EB_PACKET_FDS
+
+
+def until_idle(sock: int) -> None:
+    """The init has done all that comes after a report: it takes an order for no run."""
+    order = ffi.new("struct eb_job *", {"type": lib.EB_ORDER_KILL})
+    send_raw(sock, bytes(ffi.buffer(order)), [])
+    until(lambda: unread(sock) == 0, "the init takes an order")
+
+
+def unread(sock: int) -> int:
+    """What was sent and not received."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def open_descriptors(pid: int) -> int | None:
@@ -106,6 +122,18 @@ class Trial:
             with ended_launchers() as ends:
                 launcher.end()
             assert ends == [(os.CLD_EXITED, 0)]
+
+    @contextlib.contextmanager
+    def at_stake(self) -> Iterator[None]:
+        """When what is done with it fails, the launcher does not go on to the next test."""
+        try:
+            yield
+        except BaseException:
+            self.slot = None
+            launcher, self.launcher = self.launcher, None
+            if launcher is not None:
+                launcher.end()
+            raise
 
     def close(self) -> None:
         self.end()
@@ -256,9 +284,6 @@ def try_order(trial: Trial, wrong: Sequence[Change], wanted: Wanted) -> None:
     with contextlib.suppress(SetupError, OSError):
         slot = launcher.add_slot(next(trial.ids), trial.kit)
     message, fds = trial.wire.sent
-    if is_end(message, fds):
-        trial.end()
-        return
     if is_order("eb_control", message, fds, Control.SPAWN):
         number = parsed("eb_control", message).slot
         launcher.wire.send(launcher.control, kill_order(number))
@@ -267,6 +292,10 @@ def try_order(trial: Trial, wrong: Sequence[Change], wanted: Wanted) -> None:
         launcher.forget_slot(slot)
     for number in list(launcher._failed):
         launcher.bury_failed(number)
+    # It ends with its host, and without the cgroups that it had it serves no more.
+    if is_end(message, fds) or is_order("eb_control", message, fds, Control.CGROUP):
+        trial.end()
+        return
     good = launcher.add_slot(next(trial.ids), trial.kit)
     assert trial.run(good) == FINE
     trial.bury(good)
@@ -295,9 +324,10 @@ def descriptors_at_rest(trial: Trial) -> int | None:
 def test_any_order_leaves_a_launcher_that_serves(
     trial: Trial, wrong: Sequence[Change], wanted: Wanted
 ) -> None:
-    before = descriptors_at_rest(trial)
-    try_order(trial, wrong, wanted)
-    check_launcher(trial, before)
+    with trial.at_stake():
+        before = descriptors_at_rest(trial)
+        try_order(trial, wrong, wanted)
+        check_launcher(trial, before)
 
 
 # ---- jobs to an init
@@ -344,18 +374,18 @@ def check_init(trial: Trial, before: int | None) -> None:
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("kind", KINDS_OF_JOBS)
 @few
-@given(wrong=changes, wanted=descriptors)
+@given(kind=kinds, wrong=changes, wanted=descriptors)
 def test_any_job_leaves_an_init_that_serves(
     trial: Trial, kind: str, wrong: Sequence[Change], wanted: Wanted
 ) -> None:
-    assert trial.run(trial.a_slot()) == FINE
-    before = open_descriptors(init_of(trial))
-    try_job(trial, kind, wrong, wanted)
-    trial.a_slot()
-    assert trial.run(trial.a_slot()) == FINE
-    check_init(trial, before)
+    with trial.at_stake():
+        assert trial.run(trial.a_slot()) == FINE
+        until_idle(trial.a_slot().sock)
+        before = open_descriptors(init_of(trial))
+        try_job(trial, kind, wrong, wanted)
+        assert trial.run(trial.a_slot()) == FINE
+        check_init(trial, before)
 
 
 # ---- the same, for longer
@@ -372,18 +402,20 @@ def test_any_first_message_for_long(trial: Trial, wrong: Sequence[Change], wante
 @many
 @given(wrong=changes, wanted=descriptors)
 def test_any_order_for_long(trial: Trial, wrong: Sequence[Change], wanted: Wanted) -> None:
-    before = descriptors_at_rest(trial)
-    try_order(trial, wrong, wanted)
-    check_launcher(trial, before)
+    with trial.at_stake():
+        before = descriptors_at_rest(trial)
+        try_order(trial, wrong, wanted)
+        check_launcher(trial, before)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS_OF_JOBS)
-@many
-@given(wrong=changes, wanted=descriptors)
+@settings(many, max_examples=6000)
+@given(kind=kinds, wrong=changes, wanted=descriptors)
 def test_any_job_for_long(trial: Trial, kind: str, wrong: Sequence[Change], wanted: Wanted) -> None:
-    assert trial.run(trial.a_slot()) == FINE
-    before = open_descriptors(init_of(trial))
-    try_job(trial, kind, wrong, wanted)
-    assert trial.run(trial.a_slot()) == FINE
-    check_init(trial, before)
+    with trial.at_stake():
+        assert trial.run(trial.a_slot()) == FINE
+        until_idle(trial.a_slot().sock)
+        before = open_descriptors(init_of(trial))
+        try_job(trial, kind, wrong, wanted)
+        assert trial.run(trial.a_slot()) == FINE
+        check_init(trial, before)

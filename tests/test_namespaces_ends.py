@@ -70,8 +70,8 @@ def test_a_run_shares_no_namespace_with_its_host() -> None:
         host = namespaces_of("self")
         assert len(host) == len(KINDS)
         assert host & namespaces_of(programs[0]) == set()
-        # One of each for the launcher, and again user, PID and mount namespace for an init.
-        assert len(namespaces_of(launcher) & namespaces_of(init)) == 4
+        # Five for the launcher; an init has IPC and PID, and user and mount once more.
+        assert len(namespaces_of(launcher) & namespaces_of(init)) == 3
         assert namespaces_of(init) == namespaces_of(programs[0]) == namespaces_of(programs[1])
 
 
@@ -83,7 +83,7 @@ def test_two_inits_share_what_nothing_can_be_left_in() -> None:
         (launcher,) = launchers_of(executor)
         one, two = map(namespaces_of, children(launcher.pid))
         shared = {name.partition(":")[0] for name in one & two}
-        assert shared == {"cgroup", "ipc", "net", "uts"}
+        assert shared == {"cgroup", "net", "uts"}
 
 
 def test_the_mounts_of_a_run_are_not_there_for_its_host() -> None:
@@ -98,7 +98,7 @@ def test_no_namespace_outlives_its_executor() -> None:
     with Executor() as executor:
         launcher, init, _ = sleeping(executor, mark())
         made = (namespaces_of(launcher) | namespaces_of(init)) - namespaces_of("self")
-        assert len(made) == 6 + 3
+        assert len(made) == 5 + 4
         assert made <= in_use()
     assert made & in_use() == set()
 

@@ -294,12 +294,16 @@ class Chaos:
         self.random = random.Random(every)
         self.killed: Counter[str] = Counter()
         self._calls = 0
+        self._due = 0
 
     def __call__(self) -> None:
         self._calls += 1
         if self._calls % self.every == 0:
-            turns = (self._kill_program, self._kill_init, self._kill_program, self._kill_launcher)
-            turns[self._calls // self.every % 4]()
+            self._due += 1
+        turns = (self._kill_program, self._kill_init, self._kill_program, self._kill_launcher)
+        # Where there is nobody to kill at the moment, there is a little later.
+        if self.killed.total() < self._due:
+            turns[self.killed.total() % 4]()
 
     def _kill_program(self) -> None:
         for pid, run in self._programs():

@@ -114,12 +114,8 @@ class Host:
         """How each property of `evalbox.ALL` will be held."""
         return enforcement(self._situation(policy, limits, identity))
 
-    def without_cgroups(self, reason: str) -> Host:
-        """This host when none could be made after all."""
-        return replace(self, cgroups=replace(NO_CGROUPS, why_not=reason))
-
     def check(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Enforcement]:
-        """The same, when the policy's demands are met.
+        """The enforcement, when it is all that the policy requires.
 
         Raises:
             UnsupportedError: a required property cannot be enforced.
@@ -131,7 +127,16 @@ class Host:
                 raise UnsupportedError(name, found[name].enforcement.reason, found[name].remedy)
         return self.enforcement(policy, limits, identity)
 
+    def without_cgroups(self, reason: str) -> Host:
+        """This host when no cgroup could be made after all."""
+        return replace(self, cgroups=replace(NO_CGROUPS, why_not=reason))
+
     def check_features(self, policy: Policy) -> None:
+        """That what the policy asks for is there, whoever the run will be.
+
+        Raises:
+            UnsupportedError: it is not, or nothing can be confined here.
+        """
         for lacking in self.obstacles:
             raise UnsupportedError(lacking.thing, lacking.reason, lacking.remedy)
         if policy.isolation == "namespace":
@@ -157,7 +162,7 @@ class Host:
         return tuple(Missing(*told) for is_there, *told in wanted if not is_there)
 
     def held(self, policy: Policy, limits: Limits, identity: Identity) -> FrozenMap[Held]:
-        """The same with what would hold each better."""
+        """How each property will be held, and what would hold it better."""
         at = self._situation(policy, limits, identity)
         found = held(at)
         if at.tier == "namespace":

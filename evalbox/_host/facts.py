@@ -68,6 +68,7 @@ class Place:
 
 
 def landlock() -> Landlock:
+    """The ABI of Landlock that this process can use (Linux 5.13: 1)."""
     libc = ctypes.CDLL(None, use_errno=True)
     number = ctypes.c_long(_LANDLOCK_CREATE_RULESET)
     abi = libc.syscall(number, None, ctypes.c_size_t(0), ctypes.c_uint(_LANDLOCK_VERSION))

@@ -47,7 +47,7 @@ class _Failure:
     target: str = ""
 
 
-def namespace_config(caller: Caller, uids: range | None, *, network: bool) -> NamespaceConfig:
+def namespace_config(caller: Caller, uids: range | None, *, own_network: bool) -> NamespaceConfig:
     """Of a launcher: each id is itself inside."""
     from evalbox._native.tree import NamespaceConfig  # may not load, see `namespaces`
 
@@ -56,11 +56,11 @@ def namespace_config(caller: Caller, uids: range | None, *, network: bool) -> Na
     uid_map, gid_map = (
         "".join(f"{first} {first} {count}\n" for first, count in rows) for rows in (lines, groups)
     )
-    return NamespaceConfig(network, HOST_NAME, uid_map, gid_map, groups=caller.own_uids)
+    return NamespaceConfig(own_network, HOST_NAME, uid_map, gid_map, groups=caller.own_uids)
 
 
 def namespaces(caller: Caller, uids: range | None) -> Namespaces:
-    """Tries it.
+    """Whether a launcher and an init in namespaces can be started now, by starting them.
 
     Raises:
         SetupError: this process is short of something just now, which says nothing.
@@ -89,7 +89,7 @@ def _try(caller: Caller, uids: range | None) -> _Failure | None:
         with _launcher() as control:
             code = _native.sealed_memfd(b"")
             try:
-                config = namespace_config(caller, uids, network=True)
+                config = namespace_config(caller, uids, own_network=True)
                 wire.send(control, _native.config("", b"", b"", False, config), [code])
             finally:
                 os.close(code)
@@ -158,7 +158,7 @@ def _smallest_tree() -> list[Mount]:
     return [
         *(Mount(MountKind.PLACE, path, name, writable=True) for name, path in PLACES.items()),
         Mount(MountKind.PROC, "/proc", access=int(READ)),
-        Mount(MountKind.BIND, "/usr", "/usr", int(READ), identity=(usr.st_dev, usr.st_ino)),
+        Mount(MountKind.BIND, "/usr", "/usr", int(READ), file_id=(usr.st_dev, usr.st_ino)),
     ]
 
 

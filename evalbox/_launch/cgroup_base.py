@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from evalbox._host.cgroups import HOST_LEAF, MEMORY, PIDS, Cgroups
+from evalbox._launch.locks import lock
 from evalbox.workspace.flags import DIRECTORY
 
 # evalbox-PID-START-RANDOM: of the host that made it.
@@ -44,6 +45,7 @@ def write(path: str, text: str) -> None:
 
 
 def words(path: str) -> list[str]:
+    """The words of a file of a cgroup."""
     with open(path, encoding="ascii") as file:
         return file.read().split()
 
@@ -170,7 +172,7 @@ def kill_tree(path: str) -> None:
 def _processes(path: str) -> list[int]:
     found: list[int] = []
     for where in _walk(path):
-        with contextlib.suppress(FileNotFoundError, OSError):
+        with contextlib.suppress(OSError):
             found += map(int, words(f"{where}/cgroup.procs"))
     return found
 
@@ -219,6 +221,7 @@ def remove_tree(path: str) -> None:
 
 @cache
 def sweep_once(base: str) -> None:
+    """sweep(), unless this process did it before."""
     sweep(base)
 
 
@@ -241,12 +244,3 @@ def _remove_leftover(path: str) -> None:
             remove_tree(path)
     finally:
         os.close(fd)
-
-
-def lock(fd: int) -> bool:
-    """Locks a directory for as long as its descriptor and all copies are open."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

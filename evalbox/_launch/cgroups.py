@@ -25,6 +25,7 @@ from evalbox import _native
 from evalbox._host.cgroups import CPU, MEMORY, PIDS, Cgroups, find
 from evalbox._launch import cgroup_base
 from evalbox._launch.cgroup_base import kill_tree, remove_tree, write
+from evalbox._launch.locks import lock
 from evalbox._native import Control, Wire
 from evalbox.workspace.flags import DIRECTORY
 
@@ -33,6 +34,8 @@ _BITS = {
     PIDS: _native.CGROUP_PIDS,
     CPU: _native.CGROUP_CPU,
 }
+# With v1, in the hierarchy of each controller; csrc/cgroup.h.
+_BELOW_SLOT = {MEMORY: "/memory", PIDS: "/run", CPU: ""}
 _MOST_TRIES = 10
 
 
@@ -69,7 +72,7 @@ class LauncherCgroups:
         try:
             step()
         except OSError as error:
-            self.fault = fault_of(error)
+            self.fault = _fault_of(error)
             self.close()
 
     # ---- start
@@ -83,7 +86,9 @@ class LauncherCgroups:
         # Anew: this process may have been moved since the host was looked at.
         self.found = find()
         if not claimed.controllers <= self.found.controllers:
-            raise OSError(errno.EACCES, self.found.why_not or "there is less than before")
+            raise OSError(
+                errno.EACCES, self.found.why_not or "it has fewer controllers than before"
+            )
         self._home = cgroup_base.enter(self.found)
         self._has_entered = True
         for base in dict.fromkeys(base for _, base in self.found.bases):
@@ -108,7 +113,7 @@ class LauncherCgroups:
                 self._fds.append(os.open(path, DIRECTORY))
             except FileNotFoundError:
                 return False
-            if not cgroup_base.lock(self._fds[-1]) or not os.path.isdir(path):
+            if not lock(self._fds[-1]) or not os.path.isdir(path):
                 return False
         return True
 
@@ -163,23 +168,27 @@ class LauncherCgroups:
             self._add(slot)
         except OSError as error:
             self.remove(slot)
-            return fault_of(error)
+            return _fault_of(error)
         return ""
 
     def _add(self, slot: str) -> None:
-        held = self.found.controllers
-        for controller, path in self._paths.items():
-            if not self._is_unified:
-                below = {MEMORY: "/memory", PIDS: "/run", CPU: ""}[controller]
-                os.makedirs(f"{path}/{slot}{below}")
         if self._is_unified:
-            path = f"{self._top}/{slot}"
-            os.mkdir(path)
-            self._give_on(path, held)
-            os.mkdir(f"{path}/memory")
-            if PIDS in held:
-                self._give_on(f"{path}/memory", frozenset({PIDS}))
-                os.mkdir(f"{path}/memory/run")
+            self._add_unified(slot)
+        else:
+            self._add_legacy(slot)
+
+    def _add_legacy(self, slot: str) -> None:
+        for controller, path in self._paths.items():
+            os.makedirs(f"{path}/{slot}{_BELOW_SLOT[controller]}")
+
+    def _add_unified(self, slot: str) -> None:
+        path = f"{self._top}/{slot}"
+        os.mkdir(path)
+        self._give_on(path, self.found.controllers)
+        os.mkdir(f"{path}/memory")
+        if PIDS in self.found.controllers:
+            self._give_on(f"{path}/memory", frozenset({PIDS}))
+            os.mkdir(f"{path}/memory/run")
 
     def remove(self, slot: str) -> None:
         """Kills what is left of a slot and removes its cgroups, which may be gone already."""
@@ -220,6 +229,7 @@ def _try_write(path: str, text: str) -> None:
         write(path, text)
 
 
-def fault_of(error: OSError) -> str:
+def _fault_of(error: OSError) -> str:
+    """What failed, for the reason in an Enforcement."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror}"

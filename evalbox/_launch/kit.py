@@ -44,7 +44,7 @@ class Filters:
         listen: whether denials are told (on_denied="kill").
         identity: kind of the identity of its runs.
         tier: whether it makes namespaces.
-        network: whether that of the host is used.
+        host_network: whether that of the host is used.
     """
 
     launcher: bytes
@@ -52,7 +52,7 @@ class Filters:
     listen: bool
     identity: str
     tier: Tier
-    network: bool
+    host_network: bool
 
 
 class Kit:
@@ -60,7 +60,7 @@ class Kit:
 
     Attributes:
         serial: names its ruleset; never used again.
-        program, identity, filters: of all its runs.
+        program, tier, identity, filters: of all its runs.
     """
 
     def __init__(self, policy: Policy, program: Program) -> None:

@@ -87,12 +87,14 @@ class Launcher:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs, contextlib.ExitStack() as stack:
-            host = os.pidfd_open(os.getpid())
-            stack.callback(os.close, host)
-            root = (host, host) if self.root is None else (self.root.fd, self.root.parent)
-            locks = host if self.uids is None else self.uids.fd
+            ourselves = os.pidfd_open(os.getpid())
+            stack.callback(os.close, ourselves)
+            # Its descriptors have fixed numbers: what it does not need holds a place.
+            unused = ourselves
+            root = (unused, unused) if self.root is None else (self.root.fd, self.root.parent)
+            locks = unused if self.uids is None else self.uids.fd
             self.pid = _native.start_launcher(
-                os.fspath(PROGRAM), [theirs.fileno(), host, *root, locks]
+                os.fspath(PROGRAM), [theirs.fileno(), ourselves, *root, locks]
             )
             self.pidfd = os.pidfd_open(self.pid)
             self.control = ours.detach()
@@ -104,7 +106,9 @@ class Launcher:
         namespaces = None
         if self.root is None:
             found = host()
-            namespaces = namespace_config(found.caller, found.uids, network=not filters.network)
+            namespaces = namespace_config(
+                found.caller, found.uids, own_network=not filters.host_network
+            )
         message = _native.config(name, filters.launcher, filters.child, filters.listen, namespaces)
         code = _native.sealed_memfd(filters.launcher, filters.child)
         try:

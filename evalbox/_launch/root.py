@@ -8,7 +8,6 @@ killed together, and the next start removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -16,6 +15,7 @@ from functools import cache
 
 from evalbox import _native
 from evalbox._host import host
+from evalbox._launch.locks import lock
 from evalbox.errors import SetupError
 from evalbox.workspace.flags import DIRECTORY
 
@@ -73,7 +73,7 @@ def _make(parent: int) -> tuple[str, int]:
             fd = os.open(name, DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
             continue
-        if _lock(fd) and _is_there(parent, name, fd):
+        if lock(fd) and _is_there(parent, name, fd):
             os.fchmod(fd, _mode())
             return name, fd
         os.close(fd)
@@ -83,14 +83,6 @@ def _make(parent: int) -> tuple[str, int]:
 def _mode() -> int:
     """Uids of their own get through to their workspace and list nothing."""
     return 0o711 if os.geteuid() == 0 else 0o700
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_there(parent: int, name: str, fd: int) -> bool:
@@ -122,7 +114,7 @@ def _remove_leftover(parent: int, name: str) -> None:
     except OSError:
         return
     try:
-        if os.fstat(fd).st_uid == os.geteuid() and _lock(fd) and _is_there(parent, name, fd):
+        if os.fstat(fd).st_uid == os.geteuid() and lock(fd) and _is_there(parent, name, fd):
             _native.tree_remove(parent, name)
     except OSError:
         # The next start tries again.

@@ -25,16 +25,16 @@ _KINDS = {
 
 
 class NamespaceConfig(NamedTuple):
-    """Of the launcher's namespaces.
+    """What a launcher is told of its namespaces.
 
     Attributes:
-        network: whether there is one of the network too.
+        own_network: whether there is one of the network too.
         host_name: in the UTS namespace.
         uid_map, gid_map: lines of user_namespaces(7).
         groups: whether runs may drop their groups, which an ordinary user may not.
     """
 
-    network: bool
+    own_network: bool
     host_name: str
     uid_map: str
     gid_map: str
@@ -43,10 +43,10 @@ class NamespaceConfig(NamedTuple):
     @property
     def flags(self) -> int:
         flags: int = lib.EB_CONFIG_NAMESPACES
-        if self.network:
-            flags |= lib.EB_CONFIG_NO_NETWORK
+        if self.own_network:
+            flags |= lib.EB_CONFIG_OWN_NETWORK
         if not self.groups:
-            flags |= lib.EB_CONFIG_NO_GROUPS
+            flags |= lib.EB_CONFIG_DENY_SETGROUPS
         return flags
 
 
@@ -76,4 +76,4 @@ def _row(mount: Mount) -> tuple[int, ...]:
     flags = (lib.EB_MOUNT_WRITABLE if mount.writable else 0) | (
         lib.EB_MOUNT_DEVICES if mount.devices else 0
     )
-    return (_KINDS[mount.kind], flags, mount.access, *mount.identity)
+    return (_KINDS[mount.kind], flags, mount.access, *mount.file_id)

@@ -107,7 +107,7 @@ def _show_missing(found: Host, report: FrozenMap[Held]) -> None:
     for thing, reason, remedy in lacking:
         head = _wrapped(f"{thing}: {reason}", "").removeprefix(thing)
         print(f"\n{painted(thing, 'bold', sys.stdout)}{head}")
-        more = "more is not possible in this version"
+        more = "more is not possible on this host"
         # What brings namespaces is long, and the same for each.
         long = found.namespaces.remedy if thing in ALL else ""
         told = remedy.replace(long, _SEE_ISOLATION) if long else remedy

@@ -30,7 +30,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Where a file may appear that is to be granted from then on.
 _WATCHED = "/etc"
 
-_Identity = tuple[int, int]
+_FileId = tuple[int, int]
 
 
 class PathDescriptors:
@@ -56,7 +56,7 @@ class PathDescriptors:
         self.entries = tuple(
             (fd, int(rule.access)) for fd, rule in zip(fds, self.rules, strict=True)
         )
-        self._system: dict[str, _Identity] = {
+        self._system: dict[str, _FileId] = {
             rule.path: _identity_in(os.fstat(fd)) for fd, rule in zip(fds, self.rules, strict=True)
         }
         # A program's part that a directory's rule covers is found anew at each open.
@@ -68,7 +68,7 @@ class PathDescriptors:
         self._checked = time.monotonic()
 
     @property
-    def identities(self) -> Mapping[str, _Identity]:
+    def identities(self) -> Mapping[str, _FileId]:
         """Device and inode of what each rule's path was opened as."""
         return self._system
 
@@ -136,18 +136,18 @@ def _open(path: str) -> int:
     return -1
 
 
-def _identities(paths: Iterable[str]) -> dict[str, _Identity | None]:
+def _identities(paths: Iterable[str]) -> dict[str, _FileId | None]:
     return {path: _identity(path) for path in paths}
 
 
-def _identity(path: str) -> _Identity | None:
+def _identity(path: str) -> _FileId | None:
     try:
         return _identity_in(os.stat(path))
     except OSError:
         return None
 
 
-def _identity_in(status: os.stat_result) -> _Identity:
+def _identity_in(status: os.stat_result) -> _FileId:
     return status.st_dev, status.st_ino
 
 

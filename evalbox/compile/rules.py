@@ -106,7 +106,6 @@ PRCTLS = {
     "PR_GET_SHADOW_STACK_STATUS": 74,
     "PR_SET_SHADOW_STACK_STATUS": 75,
     "PR_LOCK_SHADOW_STACK_STATUS": 76,
-    "PR_SET_VMA": 0x53564D41,
 }
 # Signals to others, growing pipes, and leases, which hold up who opens the file.
 FCNTLS_REFUSED = {
@@ -117,6 +116,10 @@ FCNTLS_REFUSED = {
     "F_NOTIFY": 1026,
     "F_SETPIPE_SZ": 1031,
 }
+
+# The kernel counts these to nobody's memory, and there is no limit to their number
+# (CVE-2022-0480). Programs go on as on a file system that keeps none; flock() is real.
+RECORD_LOCKS = {"F_SETLK": 6, "F_SETLKW": 7, "F_OFD_SETLK": 37, "F_OFD_SETLKW": 38}
 
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
@@ -213,7 +216,13 @@ _ROWS: tuple[tuple[Verdict, str], ...] = (
     (Verdict(REFUSED, (Clause(ALLOW, (ArgTest(0, PRIO_PROCESS), ArgTest(1, 0))),)), "setpriority"),
     (only(1, IOCTLS.values(), ENOTTY), "ioctl"),
     (only(0, PRCTLS.values(), REFUSED), "prctl"),
-    (unless(*(Clause(REFUSED, (ArgTest(1, cmd),)) for cmd in FCNTLS_REFUSED.values())), "fcntl"),
+    (
+        unless(
+            *(Clause(REFUSED, (ArgTest(1, command),)) for command in FCNTLS_REFUSED.values()),
+            *(Clause(IGNORED, (ArgTest(1, command),)) for command in RECORD_LOCKS.values()),
+        ),
+        "fcntl",
+    ),
     (only(0, PERSONALITY, REFUSED), "personality"),
     (
         unless(

@@ -160,6 +160,7 @@ _HELD_BY = {
     "socket": frozenset({"tcp", "udp", "unix_path", "unix_abstract"}),
     "io_uring_setup": frozenset({"tcp", "udp", "unix_path", "unix_abstract"}),
     "socketpair": frozenset({"unix_path", "unix_abstract"}),
+    "fcntl": frozenset({"memory"}),
     **dict.fromkeys(SCHEDULING_CALLS, frozenset({"prlimit"})),
 }
 

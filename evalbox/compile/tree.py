@@ -27,7 +27,8 @@ from evalbox.resolve import Program
 from evalbox.resolve.environment import USER
 from evalbox.resolve.reach import is_inside, links
 
-Identity = tuple[int, int]
+# Device and inode.
+FileId = tuple[int, int]
 
 
 class MountKind(enum.Enum):
@@ -52,7 +53,7 @@ class Mount:
         access: rights of its Landlock rule, 0 for none.
         writable: whether its mount is.
         devices: whether device nodes on it work.
-        identity: device and inode of what is to be bound.
+        file_id: of what is to be bound.
     """
 
     kind: MountKind
@@ -61,7 +62,7 @@ class Mount:
     access: int = 0
     writable: bool = False
     devices: bool = False
-    identity: Identity = (0, 0)
+    file_id: FileId = (0, 0)
 
 
 # Directories of the workspace and where a program sees them; the first is where it starts.
@@ -103,7 +104,7 @@ def mounts(
     policy: Policy,
     program: Program,
     rules: tuple[PathRule, ...],
-    identities: Mapping[str, Identity],
+    file_ids: Mapping[str, FileId],
 ) -> tuple[Mount, ...]:
     """The tree of all runs of a program under a policy, but for `identity_files`."""
     found = [Mount(MountKind.DIRECTORY, "/", access=int(Access.READ_DIR))]
@@ -118,7 +119,7 @@ def mounts(
     found += (Mount(MountKind.HIDE, path) for path in hidden if not _granted(path, rules))
     found += (Mount(MountKind.LINK, at, target) for at, target in _all_links(policy, program))
     for rule in rules:
-        found += _binds(rule, identities)
+        found += _binds(rule, file_ids)
     if policy.system:
         found += _standard(rules)
     return tuple(found)
@@ -157,7 +158,7 @@ def _all_links(policy: Policy, program: Program) -> Iterator[tuple[str, str]]:
     return iter(dict.fromkeys(link for path in paths for link in links(path)))
 
 
-def _binds(rule: PathRule, identities: Mapping[str, Identity]) -> Iterator[Mount]:
+def _binds(rule: PathRule, file_ids: Mapping[str, FileId]) -> Iterator[Mount]:
     if is_inside(rule.path, "/proc"):
         return
     for path in _expanded(rule.path):
@@ -168,7 +169,7 @@ def _binds(rule: PathRule, identities: Mapping[str, Identity]) -> Iterator[Mount
             int(rule.access),
             writable=rule.access != DEVICE and bool(rule.access & Access.WRITE_FILE),
             devices=is_inside(path, "/dev"),
-            identity=identities[path] if path == rule.path else _identity(path),
+            file_id=file_ids[path] if path == rule.path else _file_id(path),
         )
 
 
@@ -180,7 +181,7 @@ def _expanded(path: str) -> list[str]:
     return [p for p in inside if p != "/proc" and not os.path.islink(p) and os.access(p, os.R_OK)]
 
 
-def _identity(path: str) -> Identity:
+def _file_id(path: str) -> FileId:
     status = os.stat(path, follow_symlinks=False)
     return status.st_dev, status.st_ino
 
@@ -191,4 +192,4 @@ def _standard(rules: tuple[PathRule, ...]) -> Iterator[Mount]:
             yield Mount(MountKind.LINK, f"/dev/{name}", f"/proc/self/fd{end}")
     for farm in _LINK_FARMS:
         if os.path.isdir(farm) and not _granted(farm, rules):
-            yield Mount(MountKind.BIND, farm, farm, int(RUN), identity=_identity(farm))
+            yield Mount(MountKind.BIND, farm, farm, int(RUN), file_id=_file_id(farm))

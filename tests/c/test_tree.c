@@ -67,6 +67,7 @@ only_names_of_entries_are_removed(int fd, const char *path)
     const char *name = strrchr(path, '/') + 1;
     CHECK(parent >= 0);
     CHECK(eb_tree_remove(fd, ".") == -EINVAL);
+    CHECK(eb_tree_remove(fd, "") == -EINVAL);
     CHECK(mkdirat(fd, "below", 0700) == 0);
     int below = openat(fd, "below", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     CHECK(eb_tree_remove(below, "..") == -EINVAL);

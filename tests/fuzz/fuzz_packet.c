@@ -82,7 +82,7 @@ static void
 check_received(const struct plan *plan, const struct eb_packet *packet, ssize_t got,
                const void *bytes)
 {
-    int fits = plan->size <= plan->capacity && sent_fds(plan) <= EB_JOB_FDS &&
+    int fits = plan->size <= plan->capacity && sent_fds(plan) <= EB_PACKET_FDS &&
                !(plan->extra & CREDENTIALS && sent_fds(plan) > 0);
     REQUIRE(got == -EBADMSG || got == (ssize_t)plan->size);
     REQUIRE(!fits || got == (ssize_t)plan->size);
@@ -90,7 +90,7 @@ check_received(const struct plan *plan, const struct eb_packet *packet, ssize_t 
         REQUIRE(packet->n_fds == 0 && packet->size == 0);
         return;
     }
-    REQUIRE(plan->size <= plan->capacity && sent_fds(plan) <= EB_JOB_FDS);
+    REQUIRE(plan->size <= plan->capacity && sent_fds(plan) <= EB_PACKET_FDS);
     REQUIRE((uint32_t)packet->n_fds == sent_fds(plan) && packet->size == plan->size);
     REQUIRE(memcmp(packet->data, bytes, plan->size) == 0);
     for (int i = 0; i < packet->n_fds; i++) {
@@ -130,7 +130,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         uint8_t same = take_byte(&source);
         if (same < 128)
             plan.capacity = plan.size + same / 32;
-        plan.n_fds = take_below(&source, same & 1 ? MOST_FDS : EB_JOB_FDS + 2);
+        plan.n_fds = take_below(&source, same & 1 ? MOST_FDS : EB_PACKET_FDS + 2);
         plan.extra = take_byte(&source);
         exchange(pair, &plan, same);
     }

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from evalbox import PIPE, Executor, MiB, Stdout, Syscalls
+from evalbox import PIPE, Executor, MiB, SandboxId, Stdout, Syscalls
 from proc import mark, marked, until
 from security.base import PYTHON, Context, answer_of, attack
-from security.runs import ends, plan
+from security.runs import end_of, ends, plan
 
 # ---- X10: files that are collected -----------------------------------------------------------
 
@@ -242,28 +242,44 @@ signal.pause()
 """
 _NEEDS_TEN = """
 import os, signal
+print("ready", flush=True)
+os.read(0, 1)
 for _ in range(10):
     if os.fork() == 0:
         signal.pause()
 """
 
 
-def _beside_a_full_run(ctx: Context, **fields: Any) -> str:
-    """Whether a run has the processes that it may have while another has all of its own."""
+def _spawned(ctx: Context, executor: Executor, script: str, **fields: Any) -> SandboxId:
+    """A run that has spoken."""
+    run = executor.spawn(plan(ctx, [PYTHON, "-c", script], stream=True, **fields))
+    while not any(isinstance(e, Stdout) and e.id == run for e in executor.poll()):
+        assert executor.active_count
+    return run
+
+
+def _fills_up(ctx: Context) -> str:
     with Executor() as executor:
-        run = executor.spawn(plan(ctx, [PYTHON, "-c", _FILL], stream=True, processes=40))
-        while not any(isinstance(event, Stdout) for event in executor.poll()):
-            assert executor.active_count
-        output = executor.run(plan(ctx, [PYTHON, "-c", _NEEDS_TEN], **fields))
-        executor.kill(run)
+        executor.kill(_spawned(ctx, executor, _FILL, processes=40))
         ends(ctx, executor)
-    return "unaffected" if output.ok else "OK"
+    return "OK"
 
 
-attack(
+@attack(
     "X15",
     "another run of the same caller made to fail: all processes used up",
     property="processes",
     blocked="unaffected",
-    control=partial(_beside_a_full_run, processes=5),
-)(partial(_beside_a_full_run, processes=45))
+    control=_fills_up,
+)
+def all_processes_used_up(ctx: Context) -> str:
+    with Executor() as executor:
+        other = _spawned(ctx, executor, _NEEDS_TEN, stdin=PIPE, processes=20)
+        # It may have more than the other one, and takes them all.
+        bomb = _spawned(ctx, executor, _FILL, processes=200, memory=None)
+        executor.close_stdin(other)
+        output = end_of(executor, other, ctx)
+        executor.kill(bomb)
+        ends(ctx, executor)
+    ctx.enforcement = output.enforcement
+    return "unaffected" if output.ok else "OK"

@@ -321,20 +321,20 @@ def grow():
 """,
     blocked=_BLOCKED,
 )
-hoard(
+program(
     "R35",
-    "locks on single bytes of files",
-    """
-def take():
-    for name in range(200):
-        fd = os.open(f"{os.getpid()}-{name}", os.O_CREAT | os.O_RDWR)
-        for at in range(1000, 0, -1):
-            fcntl.lockf(fd, fcntl.LOCK_EX, 1, 2 * at)
-        yield 1000 * 160  # struct file_lock has more
-def grow():
-    return shares(6, take)
+    "a lock on a record of a file, which counts to nobody's memory",
+    property="memory",
+    blocked="not-kept ENOLCK",
+    act="""
+fd = os.open("kept", os.O_CREAT | os.O_RDWR)
+fcntl.lockf(fd, fcntl.LOCK_EX)
+if os.fork() == 0:
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+    found = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0]
+    os._exit(found == fcntl.F_UNLCK)
+os.wait()[1] == 0 or held("not-kept")
 """,
-    blocked=f"{_BLOCKED} ENOLCK",
 )
 hoard(
     "R36",

@@ -54,6 +54,7 @@ call("mq_unlink", name)
 _OUTPUT = 1_000_003
 _FLOOD = """
 import os, sys
+os.read(0, 1)
 for number in range(20):
     if os.fork() == 0:
         for _ in range(int(sys.argv[1])):
@@ -100,9 +101,11 @@ def _flood_unread(ctx: Context, blocks: int, output: int | None) -> str:
     """The host does not look before everything is over."""
     number = mark()
     with Executor() as executor:
-        executor.spawn(plan(ctx, [PYTHON, "-c", _FLOOD, str(blocks), number], output=output))
+        command = [PYTHON, "-c", _FLOOD, str(blocks), number]
+        run = executor.spawn(plan(ctx, command, output=output, stdin=PIPE, stream=True))
         before = _memory_here()
         until(lambda: marked(number), "the program has started")
+        executor.close_stdin(run)
         until(lambda: not marked(number), "the program ends while nobody looks")
         grown = _memory_here() - before
         (ended,) = ends(ctx, executor)
