@@ -43,7 +43,8 @@ QEMU = [
     *("qemu-system-x86_64", "-M", "pc,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "4G"),
     *("-icount", "shift=0", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"),
 ]
-BOOT = "console=ttyS0 root=/dev/nvme0n1 rw init=/init panic=-1 quiet"
+# Without randomised addresses the emulator need not translate the same code again for each process.
+BOOT = "console=ttyS0 root=/dev/nvme0n1 rw init=/init panic=-1 quiet norandmaps"
 PATIENCE = 3600.0
 
 
