@@ -303,7 +303,7 @@ class Chaos:
         turns = (self._kill_program, self._kill_init, self._kill_program, self._kill_launcher)
         # Where there is nobody to kill at the moment, there is a little later.
         if self.killed.total() < self._due:
-            turns[self.killed.total() % 4]()
+            turns[(self.killed.total() + 1) % 4]()
 
     def _kill_program(self) -> None:
         for pid, run in self._programs():
