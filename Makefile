@@ -1,5 +1,5 @@
 # Every target makes what it needs, the virtual environment included.
-# Knobs: PYTHON=/path/to/python3  VENV=.venv  PYTEST="-k name"  ATTACKS="F9 P1"
+# Knobs: PYTHON=/path/to/python3  VENV=.venv  PYTEST="-k name"  ATTACKS="F9 P1"  KILLS=10000
 #        MACHINES="--release 6.1 --caller user" for test-kernels
 
 SHELL := /bin/sh
@@ -10,6 +10,8 @@ VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
 PYTEST ?=
 ATTACKS ?=
+KILLS ?= 10000
+CHAOS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q install
@@ -66,7 +68,7 @@ demo: $(BIN)/.built $(BIN)/.extra-cli $(BIN)/.extra-data ## grade a real data se
 
 TEST_READY := $(BIN)/.built $(BIN)/.extra-test $(BIN)/.extra-cli $(BIN)/.extra-data
 
-.PHONY: test test-long test-all test-c test-asan test-security exposure docs-test
+.PHONY: test test-long test-all test-c test-asan test-security exposure chaos docs-test
 test: $(TEST_READY) ## the suite in at most 8 minutes
 	$(BIN)/pytest -m "not long" $(PYTEST)
 
@@ -81,6 +83,9 @@ test-security: $(TEST_READY) ## attack x caller x tier (ATTACKS="F9", ATTACKS=--
 
 exposure: $(TEST_READY) ## what a program can reach, beside bubblewrap (EXPOSURE=--write for the docs)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m security.exposure $(EXPOSURE)
+
+chaos: $(TEST_READY) ## SIGKILLs under load (KILLS=10000, CHAOS="--seed 1 --tiers process")
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m chaos.drive --kills $(KILLS) $(CHAOS)
 
 docs-test: $(TEST_READY) ## run the code blocks of README and docs
 	$(BIN)/pytest tests/test_docs.py $(PYTEST)
@@ -116,9 +121,13 @@ FUZZ_SECONDS ?= 10
 CALLS ?= 5000000
 TIER ?= auto
 
-.PHONY: fuzz fuzz-syscalls
+.PHONY: fuzz fuzz-keep fuzz-syscalls
 fuzz: $(BIN)/.base ## libFuzzer on each C target (FUZZ_SECONDS=10, FUZZ="filter job")
 	tools/fuzz $(BIN)/python $(FUZZ_SECONDS) $(FUZZ)
+
+fuzz-keep: fuzz ## the same, and add to tests/fuzz/corpus what it found
+	for target in $$($(BIN)/python tests/fuzz/targets.py names); do \
+	    build/fuzz/$$target -merge=1 tests/fuzz/corpus/$$target build/fuzz/corpus/$$target; done
 
 fuzz-syscalls: $(TEST_READY) ## random system calls from inside (CALLS=5000000, TIER=auto)
 	$(BIN)/python tests/fuzz/run_syscalls.py $(CALLS) $(TIER)

@@ -78,6 +78,8 @@ void eb_cgroup_settle(const struct eb_cgroup *cgroup, struct eb_cgroup_usage *us
 uint64_t eb_cgroup_cpu_time(const struct eb_cgroup *cgroup);
 /* Whether the OOM killer ended a process of this run at the limit of the run. */
 bool eb_cgroup_is_out_of_memory(const struct eb_cgroup *cgroup);
+/* Whether its memory has come to the limit. */
+bool eb_cgroup_is_full(const struct eb_cgroup *cgroup);
 /* Gets POLLPRI when memory runs out (v2), else -1. */
 int eb_cgroup_alarm(const struct eb_cgroup *cgroup);
 /* The number behind `key`, which begins with a newline as if the file did; 0 without. */

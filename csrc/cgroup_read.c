@@ -39,14 +39,20 @@ eb_cgroup_cpu_time(const struct eb_cgroup *cgroup)
     return now > cgroup->cpu_time ? now - cgroup->cpu_time : 0;
 }
 
-/* v1 has no count of hits: then the peak must have come to the limit. */
+bool
+eb_cgroup_is_full(const struct eb_cgroup *cgroup)
+{
+    uint64_t peak = eb_cgroup_number(cgroup->files[EB_CGROUP_PEAK], "\n");
+    return (cgroup->kind & EB_CGROUP_MEMORY) && peak >= cgroup->limit - cgroup->limit / 16;
+}
+
+/* v1 has no count of hits. */
 static bool
 has_hit_limit(const struct eb_cgroup *cgroup)
 {
-    if (is_unified(cgroup))
-        return eb_cgroup_number(cgroup->files[EB_CGROUP_EVENTS], "\noom ") > cgroup->hits;
-    uint64_t peak = eb_cgroup_number(cgroup->files[EB_CGROUP_PEAK], "\n");
-    return peak >= cgroup->limit - cgroup->limit / 16;
+    if (!is_unified(cgroup))
+        return eb_cgroup_is_full(cgroup);
+    return eb_cgroup_number(cgroup->files[EB_CGROUP_EVENTS], "\noom ") > cgroup->hits;
 }
 
 bool

@@ -103,7 +103,7 @@ int eb_ruleset_create(const struct eb_ruleset_spec *spec);
 #define EB_FD_CONTROL 3 /* SOCK_SEQPACKET to the host */
 #define EB_FD_HOST 4    /* pidfd of the host */
 #define EB_FD_ROOT 5    /* directory that holds the workspaces; removed at the end */
-#define EB_FD_PARENT 6  /* the directory that holds EB_FD_ROOT */
+#define EB_FD_PARENT 6  /* the directory that holds EB_FD_ROOT; in namespaces unused, both */
 #define EB_FD_LOCKS 7   /* keeps the uids of the runs locked while a tree may live */
 #define EB_FD_END 8
 

@@ -1,10 +1,11 @@
 /* launcher.c - the small process that all runs of one kind come from.
  *
  * Started once by the host with the descriptors of evalbox.h.  It confines
- * itself first with everything that its runs share: no_new_privs, the large
- * seccomp filter, capabilities reduced to what inits and clean-up need, fixed
- * resource limits.  Then it forks inits on request and does nothing else:
- * jobs and reports pass between host and init directly.
+ * itself first with everything that its runs share: namespaces, no_new_privs,
+ * capabilities reduced to what inits and clean-up need, fixed resource limits,
+ * and the large seccomp filter, which in namespaces each init installs when its
+ * files are mounted.  Then it forks inits on request and does nothing else: jobs
+ * and reports pass between host and init directly.
  *
  * It is a child subreaper, so a child that it does not know is the orphan of
  * an init that died: killed, and reaped until none is left.  It watches the
@@ -333,6 +334,22 @@ serve(void)
     }
 }
 
+/* What the host had made before it died is in an order that nobody has taken yet. */
+static void
+take_cgroups(void)
+{
+    ssize_t got;
+    do {
+        struct eb_control order = {0};
+        struct eb_packet packet = {.data = &order};
+        got = eb_packet_receive(EB_FD_CONTROL, &packet, sizeof order, MSG_DONTWAIT);
+        if (got == (ssize_t)sizeof order && order.type == EB_CONTROL_CGROUP)
+            eb_cgroups_take(&runtime.cgroups, &order, packet.fds, packet.n_fds);
+        for (int i = 0; i < packet.n_fds; i++)
+            eb_close(&packet.fds[i]);
+    } while (got > 0 || got == -EBADMSG);
+}
+
 static bool
 any_init(void)
 {
@@ -371,6 +388,7 @@ end_everything(void)
     }
     kill_orphans();
     remove_root();
+    take_cgroups();
     eb_cgroups_remove(&runtime.cgroups);
 }
 

@@ -243,12 +243,16 @@ start(struct run *run)
         on_execve(run);
 }
 
-/* The child never reached its program: that is ours to report, not its exit. */
+/* The child never reached its program: that is ours to report, not its exit, unless
+ * the limit leaves no memory even for that. */
 static void
 check_setup(struct run *run)
 {
-    if (run->spawn.status->stage != EB_STAGE_NONE && run->cause == EB_CAUSE_EXIT)
-        run->cause = EB_CAUSE_SETUP;
+    const struct eb_child_status *status = run->spawn.status;
+    if (status->stage == EB_STAGE_NONE || run->cause != EB_CAUSE_EXIT)
+        return;
+    bool is_full = status->error == ENOMEM && eb_cgroup_is_full(&run->init->cgroup);
+    run->cause = is_full ? EB_CAUSE_MEMORY : EB_CAUSE_SETUP;
 }
 
 void

@@ -147,6 +147,12 @@ def test_what_fits_is_not_killed() -> None:
     assert python(script, memory=used - 8 * MiB).status is Status.MEMORY_LIMIT
 
 
+@pytest.mark.parametrize("memory", [0, 4096, 65536])
+def test_too_little_memory_to_start_in_is_a_limit_like_any_other(memory: int) -> None:
+    assert evalbox.Executor.run(plan("true", memory=memory)).status is Status.MEMORY_LIMIT
+    assert evalbox.Executor.run(plan("true")).ok
+
+
 # Holds a share in each of four processes, all at once or one after the other.
 SHARES = f"""
 import os, sys

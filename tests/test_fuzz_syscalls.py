@@ -37,7 +37,8 @@ def check(result: Result, calls: int) -> None:
     # It was not the same call over and over, nor were all of them denied.
     assert len(result.tally.made) > 400
     assert len(+result.tally.succeeded) > 100
-    assert set(result.tally.ends) == {"EXITED"}
+    # One that attackers end, or a limit, is no harm either.
+    assert result.tally.ends["EXITED"] > 0
 
 
 @pytest.mark.parametrize("isolation", TIERS)

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from evalbox import Limits, Plan, Policy, SetupError
 from evalbox._host import host
@@ -43,11 +44,11 @@ from test_values_fuzz import LONG
 PATIENCE = 60.0
 FINE = b"fine\n"
 TIERS = ["process", *(["namespace"] if not host().namespaces.why_not else [])]
-KINDS_OF_JOBS = ("plain", "fed", "stdin", "held", "large")
 Wanted = Sequence[int | str] | None
 
+kinds = st.sampled_from(["plain", "fed", "stdin", "held", "large"])
 # Not shrunk: what breaks a launcher may have come over several messages.
-few = settings(LONG, max_examples=60, phases=[Phase.generate])
+few = settings(LONG, max_examples=80, phases=[Phase.generate])
 many = settings(few, max_examples=2000)
 
 
@@ -373,9 +374,8 @@ def check_init(trial: Trial, before: int | None) -> None:
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("kind", KINDS_OF_JOBS)
 @few
-@given(wrong=changes, wanted=descriptors)
+@given(kind=kinds, wrong=changes, wanted=descriptors)
 def test_any_job_leaves_an_init_that_serves(
     trial: Trial, kind: str, wrong: Sequence[Change], wanted: Wanted
 ) -> None:
@@ -409,9 +409,8 @@ def test_any_order_for_long(trial: Trial, wrong: Sequence[Change], wanted: Wante
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS_OF_JOBS)
-@many
-@given(wrong=changes, wanted=descriptors)
+@settings(many, max_examples=6000)
+@given(kind=kinds, wrong=changes, wanted=descriptors)
 def test_any_job_for_long(trial: Trial, kind: str, wrong: Sequence[Change], wanted: Wanted) -> None:
     with trial.at_stake():
         assert trial.run(trial.a_slot()) == FINE

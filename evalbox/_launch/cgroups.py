@@ -86,7 +86,9 @@ class LauncherCgroups:
         # Anew: this process may have been moved since the host was looked at.
         self.found = find()
         if not claimed.controllers <= self.found.controllers:
-            raise OSError(errno.EACCES, self.found.why_not or "there is less than before")
+            raise OSError(
+                errno.EACCES, self.found.why_not or "it has fewer controllers than before"
+            )
         self._home = cgroup_base.enter(self.found)
         self._has_entered = True
         for base in dict.fromkeys(base for _, base in self.found.bases):
@@ -163,11 +165,17 @@ class LauncherCgroups:
         if not self._paths:
             return self.fault
         try:
-            (self._add_unified if self._is_unified else self._add_legacy)(slot)
+            self._add(slot)
         except OSError as error:
             self.remove(slot)
             return _fault_of(error)
         return ""
+
+    def _add(self, slot: str) -> None:
+        if self._is_unified:
+            self._add_unified(slot)
+        else:
+            self._add_legacy(slot)
 
     def _add_legacy(self, slot: str) -> None:
         for controller, path in self._paths.items():

@@ -50,7 +50,7 @@ class UidLocks:
             if uid not in self._taken and self._lock(uid, fcntl.F_WRLCK):
                 self._taken.add(uid)
                 return uid
-        raise SetupError("identity", errno.EAGAIN, "no uid is free for a run")
+        raise SetupError("identity", errno.EAGAIN, "no uid is free for a run; run fewer at once")
 
     def release(self, uid: int) -> None:
         """Gives a uid back; no process may have it any more."""
@@ -102,4 +102,7 @@ def _open() -> int:
         last = errno.EACCES
     if last == errno.ENOENT:
         return os.memfd_create(_NAME, os.MFD_CLOEXEC)
-    raise SetupError("identity", last, f"none of {', '.join(folders)} can hold {_NAME}")
+    message = (
+        f"none of {', '.join(folders)} can hold {_NAME}; set TMPDIR to one that root can write"
+    )
+    raise SetupError("identity", last, message)

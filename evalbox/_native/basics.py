@@ -48,6 +48,7 @@ class Control(enum.IntEnum):
 
 
 def checked(result: int) -> int:
+    """What a function of csrc/evalbox.h returned, or the OSError of its -errno."""
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     return result

@@ -23,8 +23,7 @@ _FDS_PER_RUN = 4
 # Inits in namespaces that wait for a run with the policy and program that they serve.
 _MOST_IDLE_OF_OTHERS = 64
 _FDS_KEPT_FREE = 128
-# What an order to a launcher that was killed comes to; so many may have been, one by one.
-_NOBODY_THERE = (errno.EPIPE, errno.ECONNRESET, errno.ECHILD)
+# So many may have been killed one by one, each before it had made a slot.
 _DEAD_LAUNCHERS = 3
 
 
@@ -37,6 +36,13 @@ def _idle_slot(launcher: Launcher, kit: Kit) -> Slot | None:
         if idle[at].ruleset == kit.serial:
             return idle.pop(at)
     return None
+
+
+def _nobody_takes_orders(launcher: Launcher, error: OSError) -> bool:
+    """Whether an order failed because the launcher is dead, and not only an init."""
+    if error.errno == errno.ECHILD:
+        return launcher.is_dying
+    return error.errno in (errno.EPIPE, errno.ECONNRESET)
 
 
 class Fleet:
@@ -74,7 +80,7 @@ class Fleet:
         try:
             slot = launcher.add_slot(token, kit)
         except OSError as error:
-            if tries > 0 and error.errno in _NOBODY_THERE and launcher.is_dying:
+            if tries > 0 and _nobody_takes_orders(launcher, error):
                 # It was killed, and the loop has not heard of it yet.
                 self.launcher_gone(launcher)
                 return self.take(kit, tries - 1)
@@ -139,7 +145,7 @@ class Fleet:
         return sum(len(launcher.slots) for launcher in self._launchers.values())
 
     def _retire_one(self) -> bool:
-        """Ends an idle init of another launcher, which is about to be gone."""
+        """Ends an idle init, of whatever kit; False when there is none."""
         for launcher in self._launchers.values():
             if launcher.idle:
                 slot = launcher.idle.pop(0)

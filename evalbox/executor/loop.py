@@ -114,7 +114,12 @@ class Loop:
         return events
 
     def _wait_until(self, until: float) -> None:
-        """Rounds until there is something to return; at least one."""
+        """Rounds until there is something to return; at least one.
+
+        Also with nothing active: `fileno()` would stay readable for what has died.
+        """
+        if not self.unreturned:
+            self._turn(0)
         while not self._ready and not self._errors and self.unreturned:
             left = until - time.monotonic()
             milliseconds = -1 if left == math.inf else math.ceil(max(0.0, left) * 1000)

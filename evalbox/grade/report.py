@@ -25,7 +25,6 @@ from evalbox.grade.words import counted, printable
 
 SLOWEST: Final = 12
 ROWS_PER_CAUSE: Final = 200
-TASKS_IN_LABEL: Final = 40
 _CSS: Final = Path(__file__).with_name("report.css")
 
 

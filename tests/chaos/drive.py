@@ -49,6 +49,9 @@ class Report:
         strokes: those that died at once, by tier.
         left: directories and cgroups left for the next start, as they may be: launcher and host
         were killed.
+    unsupervised: what survived because nobody was left above it: all were killed in one
+        moment, though not at one stroke.
+    survivors: what survived in any other case.
     early: cgroups left for the next start by a host that was killed while a launcher started.
     """
 
@@ -60,6 +63,8 @@ class Report:
     seconds: float = 0.0
     left: int = 0
     early: int = 0
+    unsupervised: list[str] = field(default_factory=list)
+    survivors: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
 
     @property
@@ -72,12 +77,14 @@ class Drive:
 
     def __init__(self, tiers: list[str], seed: int, hosts: int, pause: float) -> None:
         self._most, self._mean = hosts, pause
-        self._killer = Killer(seed, has_cgroups=facts().cgroups.version > 0)
+        self._has_cgroups = facts().cgroups.version > 0
+        self._killer = Killer(seed, self._has_cgroups)
         self._nap = mark()
         self.report = Report(seed, tiers)
         self.verdicts = Verdicts()
         self.orphans = remains.Orphans()
         self._hosts: dict[int, Record] = {}
+        self._all: dict[int, Record] = {}
         self._dead: list[Record] = []
         self._pids: set[int] = set()
         # Else other users of this machine with our uid have directories there too.
@@ -90,13 +97,15 @@ class Drive:
 
     # ---- all of it
 
-    def run(self, kills: int) -> None:
+    def run(self, kills: int, runs: int) -> None:
+        """Until so many were killed, and so many runs have ended."""
         begun = time.monotonic()
         next_calm = _CALM_EVERY
-        while self.report.sent < kills:
+        while self.report.sent < kills or sum(self.verdicts.ends.values()) < runs:
             self._wait(self._killer.pause(self._mean))
             self._keep_hosts()
-            self._strike()
+            if self.report.sent < kills:
+                self._strike()
             if self.report.sent >= next_calm:
                 next_calm = self.report.sent + _CALM_EVERY
                 self._calm()
@@ -147,7 +156,7 @@ class Drive:
         if pid == 0:
             _serve(lambda: serve(self._sites, number, log))
         self._pids.add(pid)
-        self._hosts[pid] = Record(number, pid, log)
+        self._hosts[pid] = self._all[number] = Record(number, pid, log)
 
     def _reap(self) -> None:
         with suppress(ChildProcessError):
@@ -172,9 +181,20 @@ class Drive:
         """Looks at what dead hosts left when all that was below them is gone."""
         if self.orphans.look({*self._hosts}):
             return
+        self._judge_survivors()
         dead, self._dead = self._dead, []
         for record in dead:
             self._look_at(record)
+
+    def _judge_survivors(self) -> None:
+        found, self.orphans.survivors = self.orphans.survivors, []
+        for told, run in found:
+            record = self._all.get(int(run.split("-")[-2])) if run else None
+            if record is not None and record.lost_all_above(self._has_cgroups):
+                self.report.unsupervised.append(f"{told} {run} {_told(record)}")
+            else:
+                kills = record and _told(record)
+                self.report.survivors.append(f"{told} {run} {kills}")
 
     def _look_at(self, record: Record) -> None:
         """What may stay until the next start is that of launchers that were killed.
@@ -230,7 +250,8 @@ class Drive:
     @property
     def is_clean(self) -> bool:
         verdicts = self.verdicts
-        return not (verdicts.wrong or verdicts.lost or self.report.leaks or self.orphans.survivors)
+        report = self.report
+        return not (verdicts.wrong or verdicts.lost or report.leaks or report.survivors)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -238,13 +259,12 @@ class Drive:
             "sent": self.report.sent,
             **vars(self.report),
             **vars(self.verdicts),
-            "survivors": self.orphans.survivors,
             "longest": round(self.orphans.longest, 2),
         }
 
 
 def _told(record: Record) -> dict[str, Any]:
-    kills = [f"{kill.what} {kill.pid}" for kill in record.kills[-5:]]
+    kills = [f"{kill.what} {kill.pid} {kill.tier} {kill.at:.3f}" for kill in record.kills[-6:]]
     return {"host": record.number, "pid": record.pid, "last kills": kills}
 
 
@@ -277,10 +297,10 @@ def _serve(function: Any) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         function()
-    except BaseException:
+        os._exit(0)
+    finally:
         traceback.print_exc()
         os._exit(1)
-    os._exit(0)
 
 
 def _run_once(_sites: list[Site], _number: int, log: Path) -> None:
@@ -292,6 +312,7 @@ def _run_once(_sites: list[Site], _number: int, log: Path) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="chaos.drive")
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=0, help="so many at least")
     parser.add_argument("--tiers", default="process,namespace")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--hosts", type=int, default=4)
@@ -300,7 +321,7 @@ def main(arguments: list[str]) -> int:
     print(f"seed {options.seed}", file=sys.stderr, flush=True)
     drive = Drive(options.tiers.split(","), options.seed, options.hosts, options.pause)
     try:
-        drive.run(options.kills)
+        drive.run(options.kills, options.runs)
     finally:
         print(json.dumps(drive.to_dict(), indent=2), flush=True)
         shutil.rmtree(drive.folder)

@@ -89,13 +89,13 @@ class Ties:
             ties.last = (this.pid, 0)
             return ties._add_slot(this, token, kit)
 
-        Launcher.add_slot = add_slot  # type: ignore[method-assign]
+        Launcher.add_slot = add_slot  # type: ignore[assignment, method-assign]
 
         def hand_over(this: dispatch.Dispatcher, run: Run, kit: Kit, slot: Slot) -> None:
             ties.note(run, slot)
             ties._hand_over(this, run, kit, slot)
 
-        dispatch.Dispatcher._hand_over = hand_over  # type: ignore[method-assign]
+        dispatch.Dispatcher._hand_over = hand_over  # type: ignore[assignment, method-assign]
 
     def _paired(self, *args: Any) -> tuple[socket.socket, socket.socket]:
         ours, theirs = self._pair(*args)
@@ -159,9 +159,7 @@ class Crowd:
         try:
             events = self._executor.poll(0.05)
         except SetupError as error:
-            assert error.id is not None
-            self._over[error.id] = error
-            self._write("error", error.id, self._active.pop(error.id), error=str(error))
+            self._failed(error)
             return
         for event in events:
             assert event.id in self._active, f"after the end: {event} {self._over.get(event.id)}"
@@ -173,6 +171,11 @@ class Crowd:
             assert now < active.since + STUCK_SECONDS, f"it never ends: {active}"
             if now >= active.act_at:
                 self._act(run, active)
+
+    def _failed(self, error: SetupError) -> None:
+        assert error.id is not None
+        self._over[error.id] = error
+        self._write("error", error.id, self._active.pop(error.id), error=str(error))
 
     def _act(self, run: Any, active: Active) -> None:
         active.act_at = float("inf")

@@ -13,6 +13,8 @@ from chaos.victims import Kill
 
 # A launcher's number may be given anew some time after it was killed.
 _MEMORY_SECONDS = 100.0
+# So long it takes those above a tree that are left, on a machine under load.
+_MOMENT_SECONDS = 2.0
 
 
 @dataclass
@@ -47,6 +49,24 @@ class Record:
 
     def has_killed(self, launcher: int) -> bool:
         return any(kill.what == "launcher" and kill.pid == launcher for kill in self.kills)
+
+    def lost_all_above(self, has_cgroups: bool) -> bool:
+        """Whether launcher and init of a tree died in one moment, though not at one stroke.
+
+        In the process tier nobody was left to end it: but the host where there are
+        cgroups, if that did not die as well.
+        """
+        if has_cgroups and not any(kill.what == "host" for kill in self.kills):
+            return False
+        return any(
+            first.what == "launcher"
+            and second.what == "init"
+            and first.tier == "process"
+            and first.pid == second.launcher
+            and abs(first.at - second.at) < _MOMENT_SECONDS
+            for first in self.kills
+            for second in self.kills
+        )
 
 
 @dataclass
@@ -113,6 +133,10 @@ def _causes(kill: Kill, line: dict[str, Any]) -> Iterator[str]:
         yield "launcher"
     elif kill.what == "init" and line["init"] in kill.sockets:
         yield "init"
-    elif kill.what == "program" and line["how"] == "signal":
-        if kill.run == line["run"] or (not kill.run and line["init"] in kill.sockets):
-            yield "program"
+    elif kill.what == "program" and line["how"] == "signal" and _is_of(kill, line):
+        yield "program"
+
+
+def _is_of(kill: Kill, line: dict[str, Any]) -> bool:
+    """Whether the program was the run's; before execve only its init tells."""
+    return kill.run == line["run"] if kill.run else line["init"] in kill.sockets

@@ -18,6 +18,7 @@ CAP = 64 * KiB
 LIMITS = Limits(wall_time=120.0, output=CAP, disk=4 * MiB, processes=None)
 BRIEF = Limits(wall_time=0.3, processes=None)
 LINES = 400
+VARIABLE = "CHAOS_RUN"
 GIVEN = bytes(range(256)) * 200
 # Of objects that runs make in an IPC namespace, one key for each run.
 IPC_KEYS = range(0x65760000, 0x65770000)
@@ -90,8 +91,13 @@ class Kind:
 
 
 def _shell(script: str, site: Site, name: str, **fields: Any) -> Plan:
-    fields = {"limits": LIMITS, "policy": site.isolated, **fields}
-    return Plan(["sh", "-c", script.replace("NAP", site.nap), name], **fields)
+    fields = {"policy": site.isolated, **fields}
+    return _named(["sh", "-c", script.replace("NAP", site.nap), name], name, **fields)
+
+
+def _named(command: list[str], name: str, **fields: Any) -> Plan:
+    """With the name in the environment, which every process of the run has."""
+    return Plan(command, env={VARIABLE: name}, **{"limits": LIMITS, **fields})
 
 
 def shell(script: str, **fields: Any) -> Callable[[Site, str], Plan]:
@@ -102,13 +108,13 @@ def _writer(stream: bool, site: Site, name: str) -> Plan:
     path = site.acknowledged(name)
     policy = Policy(isolation=site.tier, write=[path.parent])
     command = ["sh", "-c", _WRITE, name, str(path)]
-    return Plan(command, policy=policy, limits=LIMITS, stream=stream)
+    return _named(command, name, policy=policy, stream=stream)
 
 
 def _reader(site: Site, name: str) -> Plan:
     given = site.folder / "given"
     policy = Policy(isolation=site.tier, read=[given])
-    return Plan(["sh", "-c", f"cat {given}", name], policy=policy, limits=LIMITS)
+    return _named(["sh", "-c", f"cat {given}", name], name, policy=policy)
 
 
 def _fed(site: Site, name: str) -> Plan:
@@ -119,7 +125,7 @@ def _ipc(site: Site, name: str) -> Plan:
     """Only in a namespace of its own may it make what would stay."""
     calls = Syscalls().allow(*IPC_CALLS) if site.tier == "namespace" else Syscalls()
     policy = Policy(isolation=site.tier, syscalls=calls)
-    return Plan(["python3", "-ISc", _MAKE_IPC, name], policy=policy, limits=LIMITS)
+    return _named(["python3", "-ISc", _MAKE_IPC, name], name, policy=policy)
 
 
 def _exits(code: int = 0, **more: Any) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.kinds import IPC_KEYS
+from chaos.kinds import IPC_KEYS, VARIABLE
 from proc import children
 
 # A launcher gives its inits 5 seconds; the rest is for a machine under load.
-GRACE = 30.0
+GRACE = 15.0
+_LOOKS, _PAUSE = 5, 0.1
 _SHM = Path("/dev/shm")
 
 
@@ -28,7 +29,18 @@ def subtree(pid: int) -> set[int]:
 
 def command_of(pid: int) -> str:
     with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("replace")
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
+    return ""
+
+
+def run_of(pid: int) -> str:
+    """The name of the run that a process is of; "" when it does not say."""
+    with suppress(OSError):
+        for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if item.startswith(VARIABLE.encode() + b"="):
+                return item.partition(b"=")[2].decode()
     return ""
 
 
@@ -37,11 +49,11 @@ class Orphans:
     """Processes whose host is dead: as subreaper we are their parent.
 
     Attributes:
-        survivors: those that lived on longer than GRACE.
+        survivors: what lived on longer than GRACE, and of which run it was.
         longest: seconds that one lived on.
     """
 
-    survivors: list[str] = field(default_factory=list)
+    survivors: list[tuple[str, str]] = field(default_factory=list)
     longest: float = 0.0
     _since: dict[int, float] = field(default_factory=dict)
 
@@ -58,7 +70,7 @@ class Orphans:
 
     def _give_up(self, pid: int) -> None:
         for each in {pid, *subtree(pid)}:
-            self.survivors.append(f"{each}: {command_of(each)}")
+            self.survivors.append((f"{each}: {command_of(each)}", run_of(each)))
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
         # Not again, while it dies.
@@ -81,13 +93,34 @@ def shared_memory(nap: str) -> list[str]:
 
 def mounts(folder: Path, hosts: set[int]) -> list[str]:
     """Mounts of what was granted, where only launchers of hosts and who is below have them."""
-    seen = [int(name) for name in os.listdir("/proc") if name.isdigit() and _has(name, folder)]
-    # Looked at afterwards, as runs come and go meanwhile.
-    below = subtree(os.getpid()) - hosts
-    return [f"{pid}: {command_of(pid)}" for pid in seen if pid not in below and _has(pid, folder)]
+    seen = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    # Runs come and go meanwhile, and change their parents: what is left stays.
+    for _ in range(_LOOKS):
+        seen = [pid for pid in seen if _has(pid, folder) and not _is_below(pid, hosts)]
+        if not seen:
+            return []
+        time.sleep(_PAUSE)
+    return [f"{pid}: {command_of(pid)}" for pid in seen]
 
 
-def _has(pid: int | str, folder: Path) -> bool:
+def _is_below(pid: int, hosts: set[int]) -> bool:
+    """Whether it is a launcher of this process' hosts, an orphan of one, or below it."""
+    if pid in hosts:
+        return False
+    while (pid := _parent(pid)) > 1:
+        if pid == os.getpid():
+            return True
+    return False
+
+
+def _parent(pid: int) -> int:
+    with suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(stat.rpartition(") ")[2].split()[1])
+    return 0
+
+
+def _has(pid: int, folder: Path) -> bool:
     with suppress(OSError):
         return os.fsencode(folder) in Path(f"/proc/{pid}/mountinfo").read_bytes()
     return False

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from proc import children
@@ -55,6 +56,7 @@ class Kill:
         what: "program", "init", "launcher" or "host".
         host: pid of the host that it is, or that it belongs to.
         pid: whose it was.
+        launcher: pid of that which it is or belongs to, 0 for a host.
         tier: of the launcher; "" for a host.
         run: name of the run, of a program that had come to its execve.
         sockets: inodes of those of the init that it is, or that the program is below; of
@@ -66,6 +68,7 @@ class Kill:
     what: str
     host: int
     pid: int
+    launcher: int
     tier: str
     run: str
     sockets: frozenset[int]
@@ -107,7 +110,7 @@ class Killer:
 
     def _leaves_nobody(self, wanted: tuple[str, ...]) -> bool:
         """In the process tier, to end the tree."""
-        return ABOVE <= {*wanted} and not (self._has_cgroups and "host" not in wanted)
+        return {*wanted} >= ABOVE and not (self._has_cgroups and "host" not in wanted)
 
     def _kill(
         self, wanted: tuple[str, ...], held: list[tuple[str, int]], chain: Chain, tier: str
@@ -128,6 +131,7 @@ class Killer:
                 what=what,
                 host=chain.host,
                 pid=getattr(chain, what),
+                launcher=chain.launcher if what != "host" else 0,
                 tier="" if what == "host" else tier,
                 run=run if what == "program" else "",
                 sockets=sockets[what],
@@ -175,8 +179,7 @@ class Killer:
 def _is_as_it_was(chain: Chain) -> bool:
     """Each is still below the one above: what the descriptors hold is who was chosen."""
     line = [pid for pid in (chain.host, chain.launcher, chain.init, chain.program) if pid]
-    below = zip(line, line[1:], strict=False)
-    return all(child in children(parent) for parent, child in below)
+    return all(child in children(parent) for parent, child in pairwise(line))
 
 
 def _is_launcher(pid: int) -> bool:

@@ -57,6 +57,7 @@ def _private(ctx: Context) -> Path:
 # ---- F28-F30: the devices of the host --------------------------------------------------------
 
 GRANTED = ("null", "zero", "full", "random", "urandom")
+_OTHERS = ("/dev/pts", "/dev/shm", "/dev/mqueue")
 # What opening alone changes: watchdogs count down, terminals may be waited for.
 _NOT_TRIED = ("watchdog", "tty", "pt", "console", "vcs", "hpet", "rtc")
 
@@ -67,11 +68,18 @@ def _devices(is_kind: Callable[[int], bool]) -> list[str]:
     for folder, _, names in os.walk("/dev"):
         for name in names:
             path = os.path.join(folder, name)
-            if name in GRANTED or name.startswith(_NOT_TRIED) or "/pts" in folder:
+            if name in GRANTED or name.startswith(_NOT_TRIED) or folder in _OTHERS:
                 continue
-            if is_kind(os.lstat(path).st_mode) and _opens(path):
+            if is_kind(_mode(path)) and _opens(path):
                 found.append(path)
     return found
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0  # gone by now
 
 
 def _opens(path: str) -> bool:

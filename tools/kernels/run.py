@@ -29,6 +29,7 @@ CALLERS = ("root", "user")
 SUITES = {
     "expected": ["tests/test_kernel_expectations.py"],
     "core": ["-m", "core and not long", "tests"],
+    "cgroups": ["tests/test_cgroups.py", "tests/test_cgroup_runs.py"],
     # The table in the docs is that of the newest ABI.
     "security": ["-k", "no_attack_succeeds", "tests/security/test_attacks.py"],
 }
@@ -42,7 +43,8 @@ QEMU = [
     *("qemu-system-x86_64", "-M", "pc,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "4G"),
     *("-icount", "shift=0", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"),
 ]
-BOOT = "console=ttyS0 root=/dev/nvme0n1 rw init=/init panic=-1 quiet"
+# Without randomised addresses the emulator need not translate the same code again for each process.
+BOOT = "console=ttyS0 root=/dev/nvme0n1 rw init=/init panic=-1 quiet norandmaps"
 PATIENCE = 3600.0
 
 

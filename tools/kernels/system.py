@@ -73,6 +73,14 @@ def copy_venv(venv: Path, root: Path) -> None:
         link.write_text(f"{PROJECT}\n", encoding="utf-8")
 
 
+def compile_python(root: Path) -> None:
+    """What the packages make after their installation; most users could not write it there."""
+    places = [*root.glob("usr/lib/python3*"), *root.glob("venv/lib/python3*")]
+    command = [sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", root, "-p", "/", *places]
+    # Among what is installed are files that are broken on purpose, for tests.
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+
+
 def fill(root: Path, venv: Path) -> None:
     links = [path for path in ("/bin", "/sbin", "/lib", "/lib64") if os.path.islink(path)]
     alternatives = [str(path) for path in Path("/etc/alternatives").iterdir()]
@@ -83,6 +91,7 @@ def fill(root: Path, venv: Path) -> None:
         (root / name).write_text(text, encoding="utf-8")
     (root / "etc/shadow").chmod(0o600)
     copy_venv(venv, root)
+    compile_python(root)
     shutil.copy(INIT, root / "init")
     subprocess.run(["/sbin/ldconfig", "-r", root], check=True)
 
