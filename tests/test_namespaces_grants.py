@@ -299,7 +299,7 @@ def broken_tree(kit: Kit, uid: int, gid: int) -> tuple[bytes, Any]:
     """As if /usr had been replaced since it was looked up."""
     _, items = MADE(kit, uid, gid)
     wrong = [
-        replace(item, identity=(1, 1))
+        replace(item, file_id=(1, 1))
         if (item.kind, item.target) == (MountKind.BIND, "/usr")
         else item
         for item in items
