@@ -57,7 +57,8 @@ def zombies(pids: list[int]) -> list[int]:
 
 def born(pids: list[int]) -> dict[int, str]:
     """When each of these processes started: a pid may soon be another's."""
-    return {pid: _fields(pid)[19] for pid in pids}
+    found = {pid: _fields(pid) for pid in pids}
+    return {pid: of[19] for pid, of in found.items() if of}
 
 
 def alive(processes: dict[int, str]) -> list[int]:

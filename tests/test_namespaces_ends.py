@@ -37,8 +37,12 @@ def namespaces_of(pid: int | str) -> set[str]:
 
 
 def in_use() -> set[str]:
-    """Namespaces that some process of this machine is in."""
-    return {name for pid in os.listdir("/proc") if pid.isdigit() for name in namespaces_of(pid)}
+    """Namespaces that some process of this machine is in.
+
+    A dead launcher is in its own until the machine's first process buries it.
+    """
+    live = alive(born([int(pid) for pid in os.listdir("/proc") if pid.isdigit()]))
+    return {name for pid in live for name in namespaces_of(pid)}
 
 
 def own_mounts() -> list[str]:
