@@ -19,7 +19,7 @@ from evalbox._launch import Kit
 from evalbox._native.tree import tree
 from evalbox.compile.tree import MountKind
 from leaks import launchers_of
-from proc import helpers, until
+from proc import children, until
 
 pytestmark = pytest.mark.usefixtures("namespace_tier")
 
@@ -329,8 +329,7 @@ def test_what_was_replaced_since_it_was_looked_up_is_not_mounted(
         assert len(launcher.slots) == 1
         if launcher.uids is not None:
             assert launcher.uids._taken == {slot.uid for slot in launcher.slots.values()}
-        inits = [pid for pid in helpers() if pid != launcher.pid]
-        assert len(inits) == 1
+        assert len(children(launcher.pid)) == 1
 
 
 # ---- many policies -------------------------------------------------------------------------

@@ -44,10 +44,13 @@ def test_no_attack_succeeds_where_its_property_is_enforced(results: list[Result]
 def test_the_table_in_the_docs_is_what_was_seen(caller: str, results: list[Result]) -> None:
     attacks, levels = read_page(PAGE.read_text(encoding="utf-8"))
     here = levels_of({caller: told(caller)})
+    # What is held in part, by looks now and then, goes one way or the other.
+    by_chance = {row.id for row in results if row.level == "partial"}
     differs = {
         key: (cell, attacks.get(key))
         for key, cell in cells_of(row for row in results if not row.failure).items()
         if cell != attacks.get(key)
+        and not (key[0] in by_chance and {cell, attacks.get(key)} == {"blocked", "allowed"})
         and not _lacks_something(key[0], cell, attacks.get(key))
         and not _holds_otherwise(key, here, levels)
     }
