@@ -242,8 +242,8 @@ enter_root(void)
     /* On /proc, which is there: it is moved away at once. */
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("evalbox", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755") < 0 ||
-        chdir("/proc") < 0 || mkdir(OLD_ROOT + 1, 0700) < 0 ||
-        syscall(SYS_pivot_root, ".", OLD_ROOT + 1) < 0 || chdir("/") < 0)
+        chdir("/proc") < 0 || mkdir(&OLD_ROOT[1], 0700) < 0 ||
+        syscall(SYS_pivot_root, ".", &OLD_ROOT[1]) < 0 || chdir("/") < 0)
         return -errno;
     return 0;
 }
