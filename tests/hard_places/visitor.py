@@ -26,7 +26,7 @@ _OUTSIDE = Path(__file__).parents[2]
 READ = Attack("read a file", f"opened('{_OUTSIDE}/pyproject.toml')")
 WITHOUT_DIRECTORY = (
     READ,
-    Attack("list a directory", f"os.listdir('{_OUTSIDE}')"),
+    Attack("list a directory", f"os.listdir('{_OUTSIDE}/docs')"),
     Attack("signal the caller", "os.kill(WITNESS, 0)"),
     Attack("limit the caller", "call('prlimit64', WITNESS, 7, 0, AT)"),
     Attack("tcp socket", "socket.socket().close()"),
