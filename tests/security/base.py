@@ -50,7 +50,6 @@ mechanism "granted": the attack's own policy gave it up, to see what else holds.
 from __future__ import annotations
 
 import builtins
-import json
 import platform
 import re
 import shutil
@@ -162,7 +161,7 @@ class Context:
         """The program that makes an act; see inside.py."""
         known = {"calls": NUMBERS[platform.machine()], "act": act}
         names = {"DIR": str(self.dir), **given}
-        return [PYTHON, "-I", "-S", "-c", PRELUDE, json.dumps({**known, "names": names})]
+        return [PYTHON, "-I", "-S", "-c", PRELUDE, repr({**known, "names": names})]
 
     def act_inside(self, act: str, given: Fields | None = None, **fields: Any) -> str:
         """What an act meets in a sandbox."""
