@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -358,6 +359,14 @@ def test_a_real_run_has_the_steps_that_every_run_has(bench) -> None:
         assert {"start: clone", "child: dup2", "child: setrlimit", "child: seccomp"} <= found
         assert {"child: landlock_restrict_self", "child: execve", "watch: ppoll"} <= found
         assert {"encode the job", "make the Output"} <= found
+
+
+def test_every_micro_benchmark_still_runs() -> None:
+    """Once each, and nothing is timed."""
+    names = ["-o", "python_files=bench_*.py", "-o", "python_functions=bench_*"]
+    line = [sys.executable, "-m", "pytest", "bench/micro", "--benchmark-disable", *names]
+    ended = subprocess.run([*line, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True)
+    assert ended.returncode == 0, ended.stdout.decode()
 
 
 # ---- contestants --------------------------------------------------------------
