@@ -133,8 +133,8 @@ class Rounds:
 
     def _alive(self, field: Sequence[Contestant], count: int, rounds: int) -> Series:
         # Longer than it takes to start all of them, on a machine of two cores as well.
-        nap = 0.3 + count * 0.003
-        command = ("/bin/sleep", f"{nap:.2f}")
+        nap = round(0.3 + count * 0.003, 2)
+        command = ("/bin/sleep", f"{nap}")
 
         def beyond(who: Contestant) -> float:
             elapsed = count / who.throughput(command, count, count)

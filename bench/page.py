@@ -14,7 +14,7 @@ from pathlib import Path
 import charts
 from evalbox.grade.chart import Bar, bars
 from evalbox.grade.markup import Html, document, element, join, style
-from results import PARTS, Ratio, Results
+from results import PARTS, Part, Ratio, Results, short
 from tables import names_of, without_small
 
 _CSS = Path(__file__).with_name("page.css")
@@ -106,10 +106,14 @@ def _part(key: str, results: Results) -> Html:
         drawn = [_lines(program, rows) for program, rows in _by_program(found).items()]
     else:
         drawn = [
-            join(element("h3", row), element("figure", charts.ratios(row, ratios, part.unit)))
+            join(element("h3", row), element("figure", _ratios(row, ratios, part)))
             for row, ratios in found.items()
         ]
     return _section(heading, caption, *drawn, _numbers(found, part.unit))
+
+
+def _ratios(row: str, found: Mapping[str, Ratio], part: Part) -> Html:
+    return charts.ratios(row, found, part.unit, "×" if part.better == "lower" else "")
 
 
 def _by_program(
@@ -134,7 +138,7 @@ def _lines(program: str, rows: Mapping[str, Mapping[str, Ratio]]) -> Html:
 
 def _numbers(found: Mapping[str, Mapping[str, Ratio]], unit: str) -> Html:
     rows = [
-        [row, name, f"{ratio.median:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}",
+        [row, name, short(ratio.median), f"{short(ratio.low)} to {short(ratio.high)}",
          charts.amount(ratio.absolute, unit)]
         for row, ratios in found.items()
         for name, ratio in ratios.items()
@@ -178,7 +182,7 @@ def _steps(results: Results) -> list[Html]:
     for tier, told in results.steps["tiers"].items():
         rows = [
             Bar(
-                f"{row['side']}: {row['step']}",
+                f"host: {row['step']}" if row["side"] == "host" else row["step"],
                 row["us"] / max(1e-9, told["total_us"]),
                 f"{row['us']:.1f} us · {row['share_of_floor']:.2f} of the floor",
                 "k2" if row["side"] == "host" else "k3",

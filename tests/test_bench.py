@@ -84,15 +84,20 @@ def test_results_of_another_schema_are_refused(bench, tmp_path: Path) -> None:
 # ---- tables -------------------------------------------------------------------
 
 
-def test_the_table_has_a_row_for_each_program_and_a_gap_for_a_missing_contestant(bench) -> None:
-    ratio = bench.results.Ratio(1.25, 1.0, 1.5, 900)
-    text = bench.tables.ratio_table(
-        "title", {"a": {"floor": ratio, "bwrap": ratio}, "b": {"floor": ratio}}, "us"
-    )
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 3
-    assert "1.25 (1.00-1.50), 900 us" in rows[1]
+def test_the_readme_has_a_line_for_each_contestant_and_a_gap_where_one_is_missing(bench) -> None:
+    found = made(bench, latency={"a": {"floor": [2.0], "bwrap": [5.0]}, "b": {"floor": [900.0]}})
+    lines = bench.tables.readme_table(found).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["", "floor", "bwrap"]
+    assert "2.50 (2.50-2.50), 5 us" in rows[2]
     assert rows[2].rstrip(" |").endswith("-")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.054, "0.05"), (1.444, "1.44"), (53.44, "53.4"), (1067.1, "1067")]
+)
+def test_a_ratio_has_three_digits(bench, value: float, text: str) -> None:
+    assert bench.results.short(value) == text
 
 
 def test_only_what_stands_between_the_marks_is_replaced(bench) -> None:
@@ -333,7 +338,7 @@ def test_a_run_without_its_report_is_refused(bench) -> None:
 
 def test_small_steps_are_summed_up_and_none_is_lost(bench) -> None:
     rows = [
-        {"side": "host", "step": name, "us": us, "share_of_floor": us / 50}
+        {"side": "host", "step": name, "says": "", "us": us, "share_of_floor": us / 50}
         for name, us in (("a", 90.0), ("b", 0.5), ("c", 0.4), ("d", 9.1))
     ]
     shown = bench.tables.without_small(rows, 0.01)
