@@ -28,7 +28,7 @@ make bench-peers               installs what of the others is a Python package
 make bench-compare             measures again and compares with the last JSON
 make profile                   cost by step"""
 HOW = (
-    "Every round measures every contestant once, in an order that rotates, and a ratio is taken"
+    "Every round measures every contestant once, in another order, and a ratio is taken"
     " within its round: a machine that is slow for a while is slow for all of them. Shown is the"
     " median of the rounds' ratios, with their quartiles. The floor is a C loop of vfork, execve"
     " and wait4 that confines nothing and reads no output. Absolute times are those of this"
