@@ -159,12 +159,15 @@ format: $(LINT_READY) ## rewrite Python and C in the project's layout
 
 # ---- measurements ------------------------------------------------------------
 
-.PHONY: bench bench-deadlines bench-micro
+.PHONY: bench bench-deadlines bench-scale bench-micro
 bench: $(BIN)/.built $(BIN)/.extra-test ## cost of a run against the C floor (BENCH="--quick")
 	$(BIN)/python bench/run.py $(BENCH)
 
 bench-deadlines: $(BIN)/.built ## from a deadline to the last process dead (BENCH="--runs 40")
 	$(BIN)/python bench/deadlines.py $(BENCH)
+
+bench-scale: $(BIN)/.built ## what one costs among 1 to 1000 others (BENCH="--rounds 5")
+	$(BIN)/python bench/scale.py $(BENCH)
 
 bench-micro: $(BIN)/.built $(BIN)/.extra-test ## time per operation of single parts
 	$(BIN)/pytest bench/micro -o python_files='bench_*.py' -o python_functions='bench_*' $(PYTEST)
