@@ -40,7 +40,8 @@ CAPTIONS = {
     "throughput": "Higher is better: of the runs per second that the floor reaches with the same"
     " number at once.",
     "scale": "Lower is better. Each program sleeps until all are there, so that they really live"
-    " at the same time; the sleep is taken off.",
+    " at the same time; the sleep is taken off. evalbox runs them without a limit of memory,"
+    " which would let in fewer at once.",
     "host": "Lower is better. A fork copies the page tables of its parent; the launcher is"
     " another process, and small.",
     "warm": "Lower is better. The bare fork has the same modules loaded, confines nothing and"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import evalbox
-from contestants import AT_ONCE, Command, Contestant, Evalbox, Subprocess, expect_ok, timed
+from contestants import AT_ONCE, Command, Contestant, Evalbox, Subprocess, expect_ok, run_all, timed
 from host import descendants
 from measure import Program, Rounds, Settings
 from peers import Driven
@@ -72,20 +72,11 @@ class Warm:
         return [timed(lambda: expect_ok(self.template.run(code, timeout=20))) for _ in range(runs)]
 
     def throughput(self, command: Command, runs: int, at_once: int) -> float:
-        done, left = 0, runs
+        def plan() -> evalbox.Plan:
+            made: evalbox.Plan = self.template.plan(command[0])
+            return made
 
-        def all_of_them() -> None:
-            nonlocal done, left
-            while done < runs:
-                while left and self.executor.active_count < at_once:
-                    self.executor.spawn(self.template.plan(command[0]))
-                    left -= 1
-                for event in self.executor.poll():
-                    if isinstance(event, evalbox.Completed | evalbox.TimedOut):
-                        expect_ok(event.output)
-                        done += 1
-
-        return runs / timed(all_of_them)
+        return runs / timed(lambda: run_all(self.executor, plan, runs, at_once))
 
 
 class Cold:
