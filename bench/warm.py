@@ -103,7 +103,8 @@ class Cold:
 
 
 def _template(executor: evalbox.Executor, tier: str, python: str, modules: Modules) -> Warm:
-    make: Any = evalbox.Template  # type: ignore[attr-defined]
+    # Not by its name: there are versions without it.
+    make: Any = vars(evalbox)["Template"]
     policy = evalbox.Policy(isolation=tier)  # type: ignore[arg-type]
     return Warm(executor, tier, make(preload=list(modules), policy=policy, python=python))
 
