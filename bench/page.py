@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import charts
 from evalbox.grade.chart import Bar, bars
@@ -18,6 +19,7 @@ from results import PARTS, Part, Ratio, Results, short
 from tables import names_of, without_small
 
 _CSS = Path(__file__).with_name("page.css")
+PREFIX = {"host": "host: ", "afterwards": "afterwards: "}
 # Steps of less than this share of a run are summed up.
 SMALL = 0.01
 TITLE = "What a sandboxed run costs"
@@ -183,18 +185,30 @@ def _steps(results: Results) -> list[Html]:
     for tier, told in results.steps["tiers"].items():
         rows = [
             Bar(
-                f"host: {row['step']}" if row["side"] == "host" else row["step"],
+                f"{PREFIX.get(row['side'], '')}{row['step']}",
                 row["us"] / max(1e-9, told["total_us"]),
                 f"{row['us']:.1f} us · {row['share_of_floor']:.2f} of the floor",
                 "k2" if row["side"] == "host" else "k3",
             )
             for row in without_small(told["rows"], SMALL)
         ]
-        drawn += [
-            element("h3", tier),
-            element("figure", bars(f"Cost by step, {tier}", rows)),
-        ]
+        chart = element("figure", bars(f"Cost by step, {tier}", rows))
+        drawn += [element("h3", tier), chart, _all_steps(told)]
     return [_section("Cost by step", element("p", results.steps["told"], class_="soft"), *drawn)]
+
+
+def _all_steps(told: Mapping[str, Any]) -> Html:
+    rows = [
+        [row["side"], row["step"], f"{row['us']:.2f}", f"{row['share_of_floor']:.3f}", row["says"]]
+        for row in told["rows"]
+    ]
+    slower = told["total_us"] / told["unmarked_us"]
+    marks = (
+        f"{told['runs']} runs; a run takes {told['unmarked_us']:.1f} us, with marks"
+        f" {slower:.2f} times that; the floor {told['floor_us']:.1f} us."
+    )
+    table = _table(["", "step", "us", "of the floor", ""], rows)
+    return element("details", element("summary", "Every step"), element("p", marks), table)
 
 
 def _memory(results: Results) -> list[Html]:
@@ -219,7 +233,7 @@ def _peers(results: Results) -> list[Html]:
                 "dl",
                 *_term("here", peer["why_absent"] and f"not measured: {peer['why_absent']}"),
                 *_term("confines", peer["confines"]),
-                *_term("does not", peer["leaves"]),
+                *_term("not", peer["leaves"]),
             ),
         )
         for peer in results.peers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def peer_table(results: Results) -> str:
         ]
         for peer in results.peers
     ]
-    header = ["sandbox", "here", "confines, as started here", "does not"]
+    header = ["sandbox", "here", "confines, as started here", "does not confine"]
     return f"What the others are, and why some are not here\n\n{markdown(header, rows)}\n"
 
 
@@ -63,17 +64,19 @@ def step_tables(steps: Mapping[str, Any], least: float) -> str:
 
 
 def without_small(rows: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
-    """Those of less than this share of the whole summed up, side by side."""
+    """Those of less than this share of the whole are summed up, side by side."""
     least = share * sum(row["us"] for row in rows)
     shown: list[dict[str, Any]] = []
-    for side in dict.fromkeys(row["side"] for row in rows):
-        of_side = [row for row in rows if row["side"] == side]
+    for side, group in itertools.groupby(rows, key=lambda row: row["side"]):
+        of_side = list(group)
         small = [row for row in of_side if row["us"] < least]
         shown += [row for row in of_side if row["us"] >= least]
-        if small:
+        if len(small) > 1:
             sums = {key: sum(row[key] for row in small) for key in ("us", "share_of_floor")}
-            told = f"{len(small)} smaller steps" if len(small) > 1 else small[0]["step"]
+            told = f"{len(small)} smaller steps"
             shown.append({"side": side, "step": told, "says": "", **sums})
+        else:
+            shown += small
     return shown
 
 
