@@ -127,7 +127,7 @@ struct eb_config {
     char gid_map[EB_MAP_MAX];
 };
 #define EB_PROTOCOL_VERSION 2
-#define EB_PACKET_FDS 8 /* descriptors of one message */
+#define EB_PACKET_FDS 12 /* descriptors of one message */
 #define EB_CONFIG_LISTEN 1      /* the child filter notifies: hand its listener to init */
 #define EB_CONFIG_NAMESPACES 2  /* user, mount, UTS and cgroup; PID and IPC for each init */
 #define EB_CONFIG_OWN_NETWORK 4 /* a network namespace as well */
@@ -191,7 +191,13 @@ struct eb_control {
 
 /* ---- protocol.c: host -> init -------------------------------------------- */
 
-enum eb_order_type { EB_ORDER_RUN = 1, EB_ORDER_KILL = 2 };
+enum eb_order_type {
+    EB_ORDER_RUN = 1,
+    EB_ORDER_KILL = 2,
+    EB_ORDER_TEMPLATE = 3 /* a job that starts an interpreter from which later runs are forked;
+                             its stdin is what the interpreter is told first, its wall time
+                             how long that may take */
+};
 
 #define EB_JOB_STREAM 1 /* send output as it comes */
 #define EB_JOB_HOLD 2   /* stop before execve until EB_JOB_FD_GATE is written */
@@ -230,7 +236,7 @@ struct eb_job {
     uint32_t argc;
     uint32_t envc;
     uint32_t strings;
-    uint32_t reserved;
+    uint32_t requests; /* of a template: how many runs before it is made anew */
     uint64_t stdin_size;
     struct eb_limits limits;
 };
@@ -347,6 +353,7 @@ bool eb_tree_is_entry(const char *name);
     X(JOB, job)                                                                                \
     X(PIPES, pipes)                                                                            \
     X(CLONE, clone)                                                                            \
+    X(TEMPLATE, template)                                                                      \
     X(CGROUP, cgroup)                                                                          \
     X(PROCESS_GROUP, process_group)                                                            \
     X(STDIO, stdio)                                                                            \

@@ -26,6 +26,8 @@ from evalbox.limits import GiB, KiB, Limits, MiB
 from evalbox.output import Enforcement, Output, Status, Usage
 from evalbox.plan import PIPE, File, Plan
 from evalbox.policy import ALL, CORE, Network, Policy, Syscalls
+from evalbox.template import Template
+from evalbox.warm import Warm
 
 if TYPE_CHECKING:
     from evalbox._host import Host
@@ -61,9 +63,11 @@ __all__ = [
     "Stderr",
     "Stdout",
     "Syscalls",
+    "Template",
     "TimedOut",
     "UnsupportedError",
     "Usage",
+    "Warm",
     "host",
     "run",
 ]

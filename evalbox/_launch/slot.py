@@ -31,6 +31,7 @@ class Slot:
         workspace: in namespaces, descriptor of the directory with its places; else -1.
         run_id: of the run that it serves, 0 when idle.
         no_cgroup: why it has none although the host has some; else "".
+        warm: whether its init has an interpreter, or the order to start one.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Slot:
         "sock",
         "token",
         "uid",
+        "warm",
         "workspace",
     )
 
@@ -61,6 +63,7 @@ class Slot:
         self.run_id = 0
         self.workspace = -1
         self.no_cgroup = ""
+        self.warm = False
         self.env: dict[str, str] = {}
         self.encoded_env = b""
 

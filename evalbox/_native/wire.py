@@ -42,6 +42,8 @@ class Job(NamedTuple):
     envc: int
     stdin: bytes
     limits: tuple[int, ...]
+    # Of a template: how many runs before it is started anew; 0: this is a run.
+    requests: int = 0
 
 
 class JobFds(NamedTuple):
@@ -128,7 +130,8 @@ class Wire:
 
     def send_job(self, sock: int, job: Job, fds: JobFds) -> None:
         head = self._job
-        head.type = lib.EB_ORDER_RUN
+        head.type = lib.EB_ORDER_TEMPLATE if job.requests else lib.EB_ORDER_RUN
+        head.requests = job.requests
         head.flags = (
             (lib.EB_JOB_STREAM if job.stream else 0)
             | (lib.EB_JOB_HOLD if job.hold else 0)

@@ -28,12 +28,12 @@ _DEAD_LAUNCHERS = 3
 
 
 def _idle_slot(launcher: Launcher, kit: Kit) -> Slot | None:
-    """In namespaces an init has the files of one kit only."""
+    """Some slots serve one kit only, see `Kit.has_own_slots`."""
     idle = launcher.idle
-    if kit.tier == "process":
-        return idle.pop() if idle else None
+    if not kit.has_own_slots and idle and not idle[-1].warm:
+        return idle.pop()
     for at in range(len(idle) - 1, -1, -1):
-        if idle[at].ruleset == kit.serial:
+        if idle[at].ruleset == kit.serial if kit.has_own_slots else not idle[at].warm:
             return idle.pop(at)
     return None
 

@@ -1,0 +1,192 @@
+"""Runs inside an interpreter that becomes a template, and in each run forked from it.
+
+The C side (csrc/interpreter.c) calls these functions; none of them has a frame on the
+stack while the program runs. It is text for CPython 3.8 and newer, of which nothing is
+assumed to be installed, and none of its names is in a module that a program could find.
+"""
+
+import atexit
+import gc
+import importlib
+import importlib.machinery
+import os
+import sys
+import weakref
+
+# Of modules that are loaded now, a program must not see the end.
+_preloaded = set()
+
+
+def preload(names, warmup):
+    """What every run would otherwise do by itself."""
+    for name in names:
+        importlib.import_module(name)
+    # The first compilation and the first format of a float cost far more than the next.
+    exec(compile("import sys\nf'{1.5:.3f}'\n[i for i in (1, 2)]\n", "<warm-up>", "exec"), {})
+    if warmup:
+        exec(compile(warmup, "<warmup>", "exec"), {"__name__": "__main__"})
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    _preloaded.update(sys.modules)
+    gc.collect()
+    # Nobody looks at these objects again, and so their pages stay shared.
+    gc.freeze()
+
+
+# ---- the beginning of a run ------------------------------------------------------
+
+
+def renew(argc, strings):
+    """Makes the process what it would be as `python SCRIPT ARG...`; the path of the script."""
+    items = [os.fsdecode(item) for item in strings.split(b"\0")[:-1]]
+    _set_environment(items[argc:])
+    sys.argv = items[1:argc]
+    if hasattr(sys, "orig_argv"):
+        sys.orig_argv = items[:argc]
+    sys.stdin = sys.__stdin__ = _stream(0, "r", sys.__stdin__)
+    sys.stdout = sys.__stdout__ = _stream(1, "w", sys.__stdout__)
+    sys.stderr = sys.__stderr__ = _stream(2, "w", sys.__stderr__)
+    folder = os.getcwd()
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, folder)
+    # Since 3.9 the main module knows where it is.
+    path = sys.argv[0] if sys.version_info < (3, 9) else os.path.join(folder, sys.argv[0])
+    names = sys.modules["__main__"].__dict__
+    names["__file__"] = path
+    names["__cached__"] = None
+    names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", path)
+    # `random` seeds itself after a fork.
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    return os.fsencode(path)
+
+
+def _set_environment(items):
+    wanted = dict(item.split("=", 1) for item in items)
+    zone = os.environ.get("TZ")
+    for name in [name for name in os.environ if name not in wanted]:
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    if os.environ.get("TZ") != zone:
+        import time
+
+        time.tzset()
+
+
+def _stream(fd, mode, old):
+    """As pylifecycle.c makes it, with the encoding that it chose at its start."""
+    import io
+
+    if old is None:
+        return None
+    raw = io.FileIO(fd, mode, closefd=False)
+    names = {0: "<stdin>", 1: "<stdout>", 2: "<stderr>"}
+    raw.name = names[fd]
+    unbuffered = fd > 0 and old.write_through
+    if unbuffered:
+        buffer = raw
+    elif mode == "r":
+        buffer = io.BufferedReader(raw)
+    else:
+        buffer = io.BufferedWriter(raw)
+    stream = io.TextIOWrapper(
+        buffer,
+        encoding=old.encoding,
+        errors=old.errors,
+        newline="\n",
+        line_buffering=old.line_buffering,
+        write_through=unbuffered,
+    )
+    stream.mode = mode
+    return stream
+
+
+# ---- its end ---------------------------------------------------------------------
+
+
+def cannot_open(error):
+    """Says what python says of a script that is not there; its exit status."""
+    reason = f"[Errno {error}] {os.strerror(error)}"
+    prefix = repr(sys.argv[0]) if sys.version_info < (3, 9) else repr(os.path.abspath(sys.argv[0]))
+    print(f"{sys.executable}: can't open file {prefix}: {reason}", file=sys.stderr)
+    return 2
+
+
+def exit_status(error):
+    """What SystemExit asks for."""
+    code = error.code
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return int(code) & 0xFF
+    sys.stdout.flush()
+    print(code, file=sys.stderr)
+    return 1
+
+
+def finish():
+    """What Py_FinalizeEx() does as far as a program can notice; 1 when output was lost."""
+    names = sys.modules["__main__"].__dict__
+    names.pop("__file__", None)
+    names.pop("__cached__", None)
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
+    atexit._run_exitfuncs()
+    lost = _flush()
+    _forget_modules()
+    return _flush() or lost
+
+
+def _flush():
+    lost = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception as error:
+            lost = 1 if stream is sys.stdout else lost
+            _tell_of(stream, error)
+    return lost
+
+
+def _tell_of(stream, error):
+    try:
+        sys.stderr.write(f"Exception ignored in: {stream!r}\n{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+    except Exception:
+        return
+
+
+def _forget_modules():
+    """Ends the objects of the program: those with a __del__ may still have something to say."""
+    mine = [name for name in sys.modules if name not in _preloaded or name == "__main__"]
+    left = []
+    for name in mine:
+        module = sys.modules.pop(name)
+        try:
+            left.append(weakref.ref(module))
+        except TypeError:
+            continue
+    module = None
+    gc.collect()
+    for reference in reversed(left):
+        module = reference()
+        if module is not None and hasattr(module, "__dict__"):
+            _clear(module.__dict__)
+    module = None
+    gc.collect()
+
+
+def _clear(names):
+    """As _PyModule_Clear(): first those with one underscore, then all but __builtins__."""
+    for name in list(names):
+        if name[:1] == "_" and name[1:2] != "_":
+            names[name] = None
+    for name in list(names):
+        if name != "__builtins__":
+            names[name] = None
