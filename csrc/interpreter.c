@@ -112,12 +112,29 @@ start_interpreter(int argc, char **argv)
         py.Py_ExitStatusException(status);
 }
 
+/* As a run would get it, if it has no variables of its own. */
+static object *
+own_environment(void)
+{
+    static char text[EB_MESSAGE_MAX];
+    size_t used = 0;
+    for (char **item = environ; *item; item++) {
+        size_t size = strlen(*item) + 1;
+        if (size > sizeof text - used)
+            break;
+        memcpy(text + used, *item, size);
+        used += size;
+    }
+    return py.PyBytes_FromStringAndSize(text, (ssize_t)used);
+}
+
 static void
 run_text(const char *text)
 {
     helpers = py.PyDict_New();
     if (!helpers ||
-        py.PyDict_SetItemString(helpers, "__builtins__", py.PyEval_GetBuiltins()) < 0)
+        py.PyDict_SetItemString(helpers, "__builtins__", py.PyEval_GetBuiltins()) < 0 ||
+        py.PyDict_SetItemString(helpers, "started_with", own_environment()) < 0)
         exit(1);
     if (!py.PyRun_StringFlags(text, FILE_INPUT, helpers, helpers, NULL)) {
         py.PyErr_Print();
@@ -267,17 +284,27 @@ confine(const struct eb_template_order *order, const int *fds)
     eb_child_confine(&child);
 }
 
+/* The path of the script. */
+static object *
+renew(const struct eb_template_order *order, const char *strings)
+{
+    const char *end = strings + order->strings, *at = strings;
+    for (uint32_t i = 0; i < order->argc && at < end; i++)
+        at += strnlen(at, (size_t)(end - at)) + 1;
+    if (at > end)
+        return NULL;
+    object *argv = py.PyBytes_FromStringAndSize(strings, at - strings);
+    object *environment = py.PyBytes_FromStringAndSize(at, end - at);
+    return py.PyObject_CallFunction(helper("renew"), "OO", argv, environment);
+}
+
 static _Noreturn void
 begin_run(const struct eb_template_order *order, char *inside, const int *fds)
 {
     char *strings = strings_of(order, inside, fds[EB_TEMPLATE_STRINGS]);
     confine(order, fds);
     py.PyOS_AfterFork_Child();
-    object *given = strings ? py.PyBytes_FromStringAndSize(strings, (ssize_t)order->strings)
-                            : NULL;
-    object *path = !given ? NULL
-                          : py.PyObject_CallFunction(helper("renew"), "iO", (int)order->argc,
-                                                     given);
+    object *path = strings ? renew(order, strings) : NULL;
     const char *script = path ? py.PyBytes_AsString(path) : NULL;
     if (!script) {
         py.PyErr_Print();

@@ -9,12 +9,17 @@ import atexit
 import gc
 import importlib
 import importlib.machinery
+import io
 import os
+import stat
 import sys
 import weakref
 
 # Of modules that are loaded now, a program must not see the end.
 _preloaded = set()
+_kept = []
+_ENCODING = sys.getfilesystemencoding()
+_ERRORS = sys.getfilesystemencodeerrors()
 
 
 def preload(names, warmup):
@@ -36,22 +41,28 @@ def preload(names, warmup):
 
 # ---- the beginning of a run ------------------------------------------------------
 
+# Every page that is written here for the first time is copied: what is not done, and
+# what is not let go of, is what makes this fast.
 
-def renew(argc, strings):
+
+def renew(argv, environment):
     """Makes the process what it would be as `python SCRIPT ARG...`; the path of the script."""
-    items = [os.fsdecode(item) for item in strings.split(b"\0")[:-1]]
-    _set_environment(items[argc:])
-    sys.argv = items[1:argc]
+    items = argv.decode(_ENCODING, _ERRORS).split("\0")
+    items.pop()
+    if environment != started_with:  # noqa: F821  # set by the C side
+        _set_environment(environment.decode(_ENCODING, _ERRORS).split("\0"))
     if hasattr(sys, "orig_argv"):
-        sys.orig_argv = items[:argc]
-    sys.stdin = sys.__stdin__ = _stream(0, "r", sys.__stdin__)
-    sys.stdout = sys.__stdout__ = _stream(1, "w", sys.__stdout__)
-    sys.stderr = sys.__stderr__ = _stream(2, "w", sys.__stderr__)
+        sys.orig_argv[:] = items
+    sys.argv[:] = items[1:]
+    # Standard output and error were pipes already, as they are now.
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        _kept.append((sys.stdin, sys.__stdin__))
+        sys.stdin = sys.__stdin__ = _standard_input(sys.stdin)
     folder = os.getcwd()
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, folder)
     # Since 3.9 the main module knows where it is.
-    path = sys.argv[0] if sys.version_info < (3, 9) else os.path.join(folder, sys.argv[0])
+    path = items[1] if sys.version_info < (3, 9) else folder + "/" + items[1]
     names = sys.modules["__main__"].__dict__
     names["__file__"] = path
     names["__cached__"] = None
@@ -64,7 +75,7 @@ def renew(argc, strings):
 
 
 def _set_environment(items):
-    wanted = dict(item.split("=", 1) for item in items)
+    wanted = dict(item.split("=", 1) for item in items if item)
     zone = os.environ.get("TZ")
     for name in [name for name in os.environ if name not in wanted]:
         del os.environ[name]
@@ -77,31 +88,18 @@ def _set_environment(items):
         time.tzset()
 
 
-def _stream(fd, mode, old):
+def _standard_input(old):
     """As pylifecycle.c makes it, with the encoding that it chose at its start."""
-    import io
-
-    if old is None:
-        return None
-    raw = io.FileIO(fd, mode, closefd=False)
-    names = {0: "<stdin>", 1: "<stdout>", 2: "<stderr>"}
-    raw.name = names[fd]
-    unbuffered = fd > 0 and old.write_through
-    if unbuffered:
-        buffer = raw
-    elif mode == "r":
-        buffer = io.BufferedReader(raw)
-    else:
-        buffer = io.BufferedWriter(raw)
+    raw = io.FileIO(0, "r", closefd=False)
+    raw.name = "<stdin>"
     stream = io.TextIOWrapper(
-        buffer,
+        io.BufferedReader(raw),
         encoding=old.encoding,
         errors=old.errors,
         newline="\n",
         line_buffering=old.line_buffering,
-        write_through=unbuffered,
     )
-    stream.mode = mode
+    stream.mode = "r"
     return stream
 
 
