@@ -137,12 +137,13 @@ die_with_parent(const struct eb_child *child)
         fail(child, EB_STAGE_PARENT, ESRCH);
 }
 
-/* A template's socket to init is not closed by its execve. */
+/* A template's own are not closed by its execve. */
 static void
-keep_template_socket(const struct eb_child *child)
+keep_those_of_template(const struct eb_child *child)
 {
-    if (dup2(child->template_fd, FIRST_KEPT) < 0 ||
-        syscall(SYS_close_range, FIRST_KEPT + 1, ~0U, 0) < 0)
+    int library = fcntl(child->template_fds[1], F_DUPFD_CLOEXEC, 64);
+    if (dup2(child->template_fds[0], FIRST_KEPT) < 0 || dup2(library, FIRST_KEPT + 1) < 0 ||
+        syscall(SYS_close_range, FIRST_KEPT + 2, ~0U, 0) < 0)
         fail(child, EB_STAGE_CLOSE_RANGE, errno);
 }
 
@@ -246,8 +247,8 @@ eb_child_confine(const struct eb_child *child)
     restrict_files(child);
     wait_at_gate(child);
     int channel = -1;
-    if (child->template_fd >= 0)
-        keep_template_socket(child);
+    if (child->template_fds[0] >= 0)
+        keep_those_of_template(child);
     else
         channel = close_descriptors(child);
     sigset_t none;

@@ -217,7 +217,7 @@ sort_descriptors(uint32_t bits, const struct eb_packet *packet)
         slots[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
     for (int i = used; i < packet->n_fds; i++)
         close(packet->fds[i]);
-    return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3]};
+    return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3], slots[4]};
 }
 
 /* Keeps a new ruleset for this and the next runs. */
@@ -284,7 +284,7 @@ serve_job(struct eb_init *init, struct eb_packet *packet)
     if (error == 0 && job.ruleset_id != init->ruleset_id)
         error = -ESTALE;
     if (error == 0 && job.type == EB_ORDER_TEMPLATE)
-        eb_template_order(init, &job, payload, size);
+        eb_template_order(init, &job, payload, size, &fds.library);
     else if (error < 0)
         refuse(init, job.run_id, EB_STAGE_JOB, -error);
     else if ((error = eb_template_ready(init)) < 0)
@@ -298,6 +298,7 @@ serve_job(struct eb_init *init, struct eb_packet *packet)
     eb_close(&fds.input);
     eb_close(&fds.gate);
     eb_close(&fds.payload);
+    eb_close(&fds.library);
 }
 
 _Noreturn void

@@ -266,7 +266,7 @@ confine(const struct eb_template_order *order, const int *fds)
         .gate_fd = fds[EB_TEMPLATE_GATE],
         .notice_fd = EB_TEMPLATE_FD,
         .listener_fd = -1,
-        .template_fd = -1,
+        .template_fds = {-1, -1},
         .report_fd = EB_TEMPLATE_FD,
         .landlock_flags = order->landlock_flags,
         .uid = EB_KEEP_ID, /* it is the template's */
@@ -380,6 +380,7 @@ our_main(int argc, char **argv, char **environment)
     unsetenv("LD_PRELOAD");
     unsetenv(EB_TEMPLATE_MARK);
     fcntl(EB_TEMPLATE_FD, F_SETFD, FD_CLOEXEC);
+    close(EB_TEMPLATE_LIBRARY);
     const char *text = take_hello();
     start_interpreter(argc, argv);
     run_text(text);

@@ -150,7 +150,7 @@ struct eb_child {
     int gate_fd;     /* -1, or an eventfd to wait for */
     int notice_fd;   /* -1, or close-on-exec: its end of file tells of execve */
     int listener_fd; /* -1, or the socket that takes the seccomp listener */
-    int template_fd; /* -1, or the socket that a template has as its descriptor 3 */
+    int template_fds[2]; /* -1, or what a template has as its descriptors 3 and 4 */
     int report_fd;   /* -1, or where stage and errno of a failure are written as well */
     uint32_t landlock_flags;
     uint32_t uid;
@@ -176,6 +176,7 @@ struct eb_template {
     int sock;
     uint32_t served;
     unsigned char *order; /* the job that started it, to start it anew; NULL: none */
+    int library;          /* and what came with it */
     size_t order_size;
     int error; /* why there is none */
     char said[4096]; /* the last that it wrote, without a NUL */
@@ -183,9 +184,10 @@ struct eb_template {
 };
 
 struct eb_init;
-/* Takes an EB_ORDER_TEMPLATE and starts it; what fails is told with the next run. */
+/* Takes an EB_ORDER_TEMPLATE and `library`, and starts it; what fails is told with the
+ * next run. */
 void eb_template_order(struct eb_init *init, const struct eb_job *job, const void *payload,
-                       size_t size);
+                       size_t size, int *library);
 /* Makes sure that there is one that answers; -errno when there cannot be. */
 int eb_template_ready(struct eb_init *init);
 /* Ends it, and starts it anew. */
@@ -264,6 +266,7 @@ struct eb_job_fds {
     int input;
     int gate;
     int payload;
+    int library;
 };
 /* One run from job to final report; `input` is closed as soon as the program has it. */
 void eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job_fds *fds);

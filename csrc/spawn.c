@@ -213,7 +213,7 @@ run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
         .gate_fd = spawn->gate_fd,
         .notice_fd = ends->notice,
         .listener_fd = ends->channel,
-        .template_fd = -1,
+        .template_fds = {-1, -1},
         .report_fd = -1,
         .landlock_flags = spawn->runtime->abi >= 7 ? EB_LANDLOCK_QUIET : 0,
         .uid = job->uid,

@@ -107,7 +107,7 @@ describe(struct start *start, const struct eb_init *init, char **strings)
         .gate_fd = -1,
         .notice_fd = -1,
         .listener_fd = -1,
-        .template_fd = -1,
+        .template_fds = {-1, init->template.library},
         .report_fd = -1,
         .landlock_flags = init->runtime->abi >= 7 ? EB_LANDLOCK_QUIET : 0,
         .uid = job->uid,
@@ -126,7 +126,7 @@ make_ends(struct start *start)
     int *stdio = start->child.stdio, errors[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, start->pair) < 0)
         return -errno;
-    start->child.template_fd = start->pair[1];
+    start->child.template_fds[0] = start->pair[1];
     if (pipe2(errors, O_CLOEXEC) < 0)
         return -errno;
     start->errors = errors[0];
@@ -262,11 +262,15 @@ start_template(struct eb_init *init)
 
 void
 eb_template_order(struct eb_init *init, const struct eb_job *job, const void *payload,
-                  size_t size)
+                  size_t size, int *library)
 {
     struct eb_template *template = &init->template;
     eb_template_end(template);
+    if (template->order)
+        eb_close(&template->library);
     free(template->order);
+    template->library = *library;
+    *library = -1;
     template->order_size = sizeof *job + size;
     template->order = malloc(template->order_size);
     if (!template->order)

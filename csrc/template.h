@@ -5,7 +5,8 @@
 
 #include "runtime.h"
 
-#define EB_TEMPLATE_FD 3 /* the interpreter's end of the socket */
+#define EB_TEMPLATE_FD 3      /* the interpreter's end of the socket */
+#define EB_TEMPLATE_LIBRARY 4 /* what it is loaded from: no file that a run could see */
 #define EB_TEMPLATE_MARK "EVALBOX_TEMPLATE" /* in its environment until it starts */
 
 /* First message: this, the child filter, and the text that it runs, with a NUL. */

@@ -15,7 +15,7 @@ from evalbox._launch.kit import Filters, Kit, Kits
 from evalbox._launch.launcher import Launcher
 from evalbox._launch.slot import Slot, close_all, encode_env
 from evalbox._launch.uids import UidLocks
-from evalbox._launch.warm import start_job, why_cold
+from evalbox._launch.warm import library, start_job, why_cold
 from evalbox._native import KEEP_ID, UNLIMITED, Job, JobFds, Wire
 from evalbox.limits import GiB, Limits
 from evalbox.plan import PIPE, Plan
@@ -46,9 +46,7 @@ def send(
             ruleset = _ruleset(kit, slot)
         fds = fds._replace(ruleset=ruleset)
         if kit.warm is not None and not slot.warm:
-            job = start_job(kit.warm, plan, kit.program, slot, kit.serial)
-            wire.send_job(slot.sock, job, JobFds(ruleset=ruleset))
-            slot.warm = True
+            _start_template(wire, plan, kit, slot, ruleset)
             fds = fds._replace(ruleset=-1)
         if plan.files or plan.cwd != ".":
             _fill(plan, slot)
@@ -59,6 +57,17 @@ def send(
             os.close(ruleset)
     slot.ruleset = kit.serial
     slot.run_id = run_id
+
+
+def _start_template(wire: Wire, plan: Plan, kit: Kit, slot: Slot, ruleset: int) -> None:
+    assert kit.warm is not None
+    job = start_job(kit.warm, plan, kit.program, slot, kit.serial)
+    loaded = library()
+    try:
+        wire.send_job(slot.sock, job, JobFds(ruleset=ruleset, library=loaded))
+    finally:
+        os.close(loaded)
+    slot.warm = True
 
 
 def _ruleset(kit: Kit, slot: Slot) -> int:

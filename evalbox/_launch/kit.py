@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from evalbox import _native
 from evalbox._host import host
-from evalbox._launch.warm import reason_against, with_library
+from evalbox._launch.warm import reason_against
 from evalbox._native.tree import tree
 from evalbox._values import FrozenMap
 from evalbox.compile.descriptors import KEPT, PathDescriptors
@@ -71,8 +71,7 @@ class Kit:
         self.policy = policy
         is_cold = warm is None or bool(reason_against(policy, program))
         self.warm = None if is_cold else warm
-        self.program = program if is_cold else with_library(program)
-        program = self.program
+        self.program = program
         self.descriptors = PathDescriptors(policy, program)
         try:
             self.tier: Tier = host().tier(policy)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from evalbox._host import host
 from evalbox._launch.slot import Slot, encode_env
-from evalbox._native import KEEP_ID, UNLIMITED, Job
+from evalbox._native import KEEP_ID, UNLIMITED, Job, sealed_memfd
 from evalbox.plan import Plan
 from evalbox.policy import Policy
 from evalbox.resolve import Program, resolve
 from evalbox.warm import SCRIPT, Warm
 
-# Loaded into the interpreter (csrc/interpreter.c).
-LIBRARY = Path(__file__).parent.parent / "_interpreter.so"
+# Loaded into the interpreter (csrc/interpreter.c) from memory, as its descriptor 4: so
+# it need not be granted, and no run sees where it lies.
+_LIBRARY = Path(__file__).parent.parent / "_interpreter.so"
+_LOADED_FROM = "/proc/self/fd/4"
 _INSIDE = Path(__file__).parent.parent / "template" / "inside.py"
 _MARK = "EVALBOX_TEMPLATE"
 # Signals are scoped from then on (Linux 6.12): no run can stop or end its template.
@@ -38,20 +40,12 @@ def reason_against(policy: Policy, program: Program) -> str:
         return 'with on_denied="kill" each program needs a listener of its own'
     if program.in_workspace:
         return "the interpreter is a file of the plan"
-    if set(os.fspath(LIBRARY)) & set(" :"):
-        return f"the path of {LIBRARY} has a character that LD_PRELOAD cannot have"
     return ""
-
-
-def with_library(program: Program) -> Program:
-    """The same program, which needs one more file."""
-    grants = {*program.grants, os.path.realpath(LIBRARY)}
-    return Program(program.executable, program.in_workspace, tuple(sorted(grants)))
 
 
 def start_job(warm: Warm, plan: Plan, program: Program, slot: Slot, ruleset_id: int) -> Job:
     """The order that starts the interpreter of a slot."""
-    own = {"LD_PRELOAD": os.path.realpath(LIBRARY), _MARK: "1"}
+    own = {"LD_PRELOAD": _LOADED_FROM, _MARK: "1"}
     env = {**slot.env, **warm.env, **own}
     items = (program.executable, ".", plan.cmd[0], SCRIPT)
     return Job(
@@ -68,6 +62,16 @@ def start_job(warm: Warm, plan: Plan, program: Program, slot: Slot, ruleset_id: 
         limits=(_START_SECONDS * _NS, *(9 * (UNLIMITED,))),
         requests=warm.requests,
     )
+
+
+def library() -> int:
+    """A descriptor of what is loaded into the interpreter, which the caller closes."""
+    return sealed_memfd(_library())
+
+
+@cache
+def _library() -> bytes:
+    return _LIBRARY.read_bytes()
 
 
 @cache
