@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -303,6 +304,7 @@ begin_run(const struct eb_template_order *order, char *inside, const int *fds)
 {
     char *strings = strings_of(order, inside, fds[EB_TEMPLATE_STRINGS]);
     confine(order, fds);
+    prctl(PR_SET_DUMPABLE, 1);
     py.PyOS_AfterFork_Child();
     object *path = strings ? renew(order, strings) : NULL;
     const char *script = path ? py.PyBytes_AsString(path) : NULL;
@@ -377,6 +379,8 @@ static int
 our_main(int argc, char **argv, char **environment)
 {
     (void)environment;
+    /* No run lists our descriptors. */
+    prctl(PR_SET_DUMPABLE, 0);
     unsetenv("LD_PRELOAD");
     unsetenv(EB_TEMPLATE_MARK);
     fcntl(EB_TEMPLATE_FD, F_SETFD, FD_CLOEXEC);

@@ -18,6 +18,7 @@ import weakref
 # Of modules that are loaded now, a program must not see the end.
 _preloaded = set()
 _kept = []
+_broken = []
 _ENCODING = sys.getfilesystemencoding()
 _ERRORS = sys.getfilesystemencodeerrors()
 
@@ -63,15 +64,25 @@ def renew(argv, environment):
         sys.path.insert(0, folder)
     # Since 3.9 the main module knows where it is.
     path = items[1] if sys.version_info < (3, 9) else folder + "/" + items[1]
-    names = sys.modules["__main__"].__dict__
-    names["__file__"] = path
-    names["__cached__"] = None
-    names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", path)
+    _set_main(path)
     # `random` seeds itself after a fork.
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
     return os.fsencode(path)
+
+
+def _set_main(path):
+    """A module that is not frozen: what it refers to must be found when the run ends."""
+    old = sys.modules["__main__"]
+    _kept.append(old)
+    new = sys.modules["__main__"] = type(sys)("__main__")
+    names = new.__dict__
+    names.clear()
+    names.update(old.__dict__)
+    names["__file__"] = path
+    names["__cached__"] = None
+    names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", path)
 
 
 def _set_environment(items):
@@ -120,7 +131,8 @@ def exit_status(error):
     if code is None:
         return 0
     if isinstance(code, int):
-        return int(code) & 0xFF
+        # As PyLong_AsLong() has it: what is too large is -1.
+        return int(code) & 0xFF if -(2**63) <= code < 2**63 else 0xFF
     sys.stdout.flush()
     print(code, file=sys.stderr)
     return 1
@@ -131,6 +143,7 @@ def finish():
     names = sys.modules["__main__"].__dict__
     names.pop("__file__", None)
     names.pop("__cached__", None)
+    del names
     threading = sys.modules.get("threading")
     if threading is not None:
         threading._shutdown()
@@ -144,9 +157,10 @@ def _flush():
     lost = 0
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None and not stream.closed:
+            if stream is not None and not stream.closed and stream not in _broken:
                 stream.flush()
         except Exception as error:
+            _broken.append(stream)
             lost = 1 if stream is sys.stdout else lost
             _tell_of(stream, error)
     return lost
@@ -166,15 +180,13 @@ def _forget_modules():
     left = []
     for name in mine:
         module = sys.modules.pop(name)
-        try:
+        if type(getattr(module, "__dict__", None)) is dict:
             left.append(weakref.ref(module))
-        except TypeError:
-            continue
     module = None
     gc.collect()
     for reference in reversed(left):
         module = reference()
-        if module is not None and hasattr(module, "__dict__"):
+        if module is not None:
             _clear(module.__dict__)
     module = None
     gc.collect()
