@@ -15,9 +15,11 @@ import charts
 from evalbox.grade.chart import Bar, bars
 from evalbox.grade.markup import Html, document, element, join, style
 from results import PARTS, Ratio, Results
-from tables import names_of
+from tables import names_of, without_small
 
 _CSS = Path(__file__).with_name("page.css")
+# Steps of less than this share of a run are summed up.
+SMALL = 0.01
 TITLE = "What a sandboxed run costs"
 REPEAT = """\
 make bench                     this page, and the JSON beside it with every round
@@ -181,7 +183,7 @@ def _steps(results: Results) -> list[Html]:
                 f"{row['us']:.1f} us · {row['share_of_floor']:.2f} of the floor",
                 "k2" if row["side"] == "host" else "k3",
             )
-            for row in told["rows"]
+            for row in without_small(told["rows"], SMALL)
         ]
         drawn += [
             element("h3", tier),

@@ -24,6 +24,7 @@ import machine
 import page
 import peers
 import results
+import steps
 import tables
 import warm
 from contestants import Contestant
@@ -76,6 +77,8 @@ def run_parts(parts: list[str], how: Settings, asked: argparse.Namespace, folder
                 found.cpu[who.name] = host.cpu_per_run(who, every[0], how)
     if "host" in parts:
         found.parts["host"] = host.host_size(rounds, floor, every[0], how, asked.host_gb)
+    if "steps" in parts:
+        found.steps = steps.profile(how.rounds)
     if "warm" in parts:
         if warm.exists():
             warm.measure(found, rounds, how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from results import PARTS, Ratio, Results
 
@@ -66,6 +67,43 @@ def peer_table(results: Results) -> str:
     return f"What the others are, and why some are not here\n\n{markdown(header, rows)}\n"
 
 
+def step_tables(steps: Mapping[str, Any], least: float) -> str:
+    """Cost by step; steps of less than this share of a run are summed up."""
+    told = (_step_table(tier, one, least) for tier, one in steps["tiers"].items())
+    return "\n".join([f"{steps['told']}\n", *told])
+
+
+def without_small(rows: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """Those of less than this share of the whole summed up, side by side."""
+    least = share * sum(row["us"] for row in rows)
+    shown: list[dict[str, Any]] = []
+    for side in dict.fromkeys(row["side"] for row in rows):
+        of_side = [row for row in rows if row["side"] == side]
+        small = [row for row in of_side if row["us"] < least]
+        shown += [row for row in of_side if row["us"] >= least]
+        if small:
+            sums = {key: sum(row[key] for row in small) for key in ("us", "share_of_floor")}
+            shown.append({"side": side, "step": f"{len(small)} smaller steps", **sums})
+    return shown
+
+
+def _step_table(tier: str, told: Mapping[str, Any], least: float) -> str:
+    shown = without_small(told["rows"], least)
+    rows = [
+        [row["side"], row["step"], f"{row['us']:.1f}", f"{row['share_of_floor']:.3f}"]
+        for row in shown
+    ]
+    total = sum(row["us"] for row in shown if row["side"] != "afterwards")
+    rows.append(["", "before run() returns", f"{total:.1f}", f"{total / told['floor_us']:.3f}"])
+    slower = told["total_us"] / told["unmarked_us"]
+    return (
+        f"{tier}\n\n{markdown(['', 'step', 'us', 'of the floor'], rows)}\n\n"
+        f"{told['runs']} runs, {told['left_out']} left out; the floor is {told['floor_us']:.1f} us;"
+        f" a run without marks takes {told['unmarked_us']:.1f} us, with them {slower:.2f} times"
+        " that.\n"
+    )
+
+
 def readme_table(results: Results) -> str:
     """The table that fits the README; the others are for who measures."""
     part = PARTS["latency"]
@@ -84,6 +122,8 @@ def report(results: Results) -> str:
         rows = [[name, f"{kib:.0f} KiB"] for name, kib in results.memory.items()]
         title = "What a parked interpreter keeps to itself"
         blocks.append(f"{title}\n\n{markdown(['', 'private memory'], rows)}\n")
+    if results.steps:
+        blocks.append(step_tables(results.steps, 0.01))
     if results.peers:
         blocks.append(peer_table(results))
     if results.notes:

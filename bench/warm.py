@@ -105,7 +105,7 @@ class Cold:
 
 
 def _templates(executor: evalbox.Executor, python: str, modules: tuple[str, ...]) -> Iterator[Warm]:
-    make: Any = evalbox.Template  # type: ignore[attr-defined]
+    make: Any = evalbox.Template
     tiers = ["process"] if evalbox.host().namespaces.why_not else ["process", "namespace"]
     for tier in tiers:
         policy = evalbox.Policy(isolation=tier)  # type: ignore[arg-type]

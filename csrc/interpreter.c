@@ -10,10 +10,8 @@
  * A run is forked by a child that borrows our memory (vfork) and ends at once: the run
  * is then a child of init, and still fork() has done all that the C library and the
  * modules want done.
- *
- * At the end of a run the interpreter is not taken down object by object, which costs
- * ten times as much as the fork: threads are waited for, exit handlers run, what the
- * run made is collected, and its output is flushed. */
+ */
+#include "cpython.h"
 #include "kernel.h"
 #include "template.h"
 
@@ -30,54 +28,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FILE_INPUT = 257, ROOM_FOR_CONFIG = 16384, HELLO_MAX = 212992 };
+enum { ROOM_FOR_CONFIG = 16384, HELLO_MAX = 212992 };
 enum { TRIES = 2000, PAUSE_NS = 50000 };
 
-typedef struct object object;
-struct status { /* PyStatus */
-    int type;
-    const char *function;
-    const char *message;
-    int exit_code;
-};
-
-/* What is called of CPython; all of it is in every version from 3.8 on. */
-#define CPYTHON(X)                                                                             \
-    X(void, PyConfig_InitPythonConfig, (void *))                                               \
-    X(struct status, PyConfig_SetBytesArgv, (void *, long, char *const *))                     \
-    X(struct status, Py_InitializeFromConfig, (const void *))                                  \
-    X(int, PyStatus_Exception, (struct status))                                                \
-    X(void, Py_ExitStatusException, (struct status))                                           \
-    X(void, PyOS_BeforeFork, (void))                                                           \
-    X(void, PyOS_AfterFork_Parent, (void))                                                     \
-    X(void, PyOS_AfterFork_Child, (void))                                                      \
-    X(object *, PyDict_New, (void))                                                            \
-    X(int, PyDict_SetItemString, (object *, const char *, object *))                           \
-    X(object *, PyDict_GetItemString, (object *, const char *))                                \
-    X(object *, PyEval_GetBuiltins, (void))                                                    \
-    X(object *, PyRun_StringFlags, (const char *, int, object *, object *, void *))            \
-    X(object *, PyRun_FileExFlags,                                                             \
-      (FILE *, const char *, int, object *, object *, int, void *))                            \
-    X(object *, PyObject_CallFunction, (object *, const char *, ...))                          \
-    X(object *, PyImport_AddModule, (const char *))                                            \
-    X(object *, PyModule_GetDict, (object *))                                                  \
-    X(object *, PyBytes_FromStringAndSize, (const char *, ssize_t))                            \
-    X(const char *, PyBytes_AsString, (object *))                                              \
-    X(long, PyLong_AsLong, (object *))                                                         \
-    X(int, PyErr_ExceptionMatches, (object *))                                                 \
-    X(void, PyErr_Fetch, (object **, object **, object **))                                    \
-    X(void, PyErr_NormalizeException, (object **, object **, object **))                       \
-    X(void, PyErr_Print, (void))                                                               \
-    X(void, Py_DecRef, (object *))
-
-#define POINTER(type, name, arguments) type(*name) arguments;
-static struct {
-    CPYTHON(POINTER)
-} py;
-#undef POINTER
+struct eb_cpython py;
+object *eb_helpers;
 
 static struct eb_filter filter;
-static object *helpers; /* the names that the text of the first message defines */
 
 /* ---- the interpreter ---- */
 
@@ -94,10 +51,10 @@ find_cpython(void)
     return all;
 }
 
-static object *
-helper(const char *name)
+object *
+eb_helper(const char *name)
 {
-    return py.PyDict_GetItemString(helpers, name);
+    return py.PyDict_GetItemString(eb_helpers, name);
 }
 
 /* The same as the command line of a run, `python main.py`. */
@@ -132,12 +89,12 @@ own_environment(void)
 static void
 run_text(const char *text)
 {
-    helpers = py.PyDict_New();
-    if (!helpers ||
-        py.PyDict_SetItemString(helpers, "__builtins__", py.PyEval_GetBuiltins()) < 0 ||
-        py.PyDict_SetItemString(helpers, "started_with", own_environment()) < 0)
+    eb_helpers = py.PyDict_New();
+    if (!eb_helpers ||
+        py.PyDict_SetItemString(eb_helpers, "__builtins__", py.PyEval_GetBuiltins()) < 0 ||
+        py.PyDict_SetItemString(eb_helpers, "started_with", own_environment()) < 0)
         exit(1);
-    if (!py.PyRun_StringFlags(text, FILE_INPUT, helpers, helpers, NULL)) {
+    if (!py.PyRun_StringFlags(text, EB_FILE_INPUT, eb_helpers, eb_helpers, NULL)) {
         py.PyErr_Print();
         exit(1);
     }
@@ -174,63 +131,6 @@ take_hello(void)
 }
 
 /* ---- a run ---- */
-
-/* A script that ends with sys.exit() asks for a status, all others have 0 or 1. */
-static int
-status_of_error(bool *interrupted)
-{
-    object *builtins = py.PyEval_GetBuiltins();
-    *interrupted = py.PyErr_ExceptionMatches(
-        py.PyDict_GetItemString(builtins, "KeyboardInterrupt"));
-    if (!py.PyErr_ExceptionMatches(py.PyDict_GetItemString(builtins, "SystemExit"))) {
-        py.PyErr_Print();
-        return 1;
-    }
-    object *type, *value, *traceback;
-    py.PyErr_Fetch(&type, &value, &traceback);
-    py.PyErr_NormalizeException(&type, &value, &traceback);
-    object *code = py.PyObject_CallFunction(helper("exit_status"), "O", value);
-    py.Py_DecRef(value);
-    py.Py_DecRef(traceback);
-    if (!code)
-        return 1;
-    return (int)py.PyLong_AsLong(code);
-}
-
-static _Noreturn void
-die_of_interrupt(void)
-{
-    signal(SIGINT, SIG_DFL);
-    kill(getpid(), SIGINT);
-    _exit(130);
-}
-
-/* As pymain_run_file() and Py_RunMain() do it. */
-static _Noreturn void
-run_script(const char *path)
-{
-    bool interrupted = false;
-    int status = 0;
-    object *names = py.PyModule_GetDict(py.PyImport_AddModule("__main__"));
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        object *code = py.PyObject_CallFunction(helper("cannot_open"), "i", errno);
-        exit(code ? (int)py.PyLong_AsLong(code) : 2);
-    }
-    object *result = py.PyRun_FileExFlags(file, path, FILE_INPUT, names, names, 1, NULL);
-    if (result)
-        py.Py_DecRef(result);
-    else
-        status = status_of_error(&interrupted);
-    object *flushed = py.PyObject_CallFunction(helper("finish"), NULL);
-    if (!flushed)
-        py.PyErr_Print();
-    else if (py.PyLong_AsLong(flushed) != 0)
-        status = 120; /* as Py_RunMain(): what was written did not arrive */
-    if (interrupted)
-        die_of_interrupt();
-    exit(status);
-}
 
 /* Reads memory that the order came with, which lives as long as we do. */
 static char *
@@ -296,7 +196,7 @@ renew(const struct eb_template_order *order, const char *strings)
         return NULL;
     object *argv = py.PyBytes_FromStringAndSize(strings, at - strings);
     object *environment = py.PyBytes_FromStringAndSize(at, end - at);
-    return py.PyObject_CallFunction(helper("renew"), "OO", argv, environment);
+    return py.PyObject_CallFunction(eb_helper("renew"), "OO", argv, environment);
 }
 
 static _Noreturn void
@@ -314,7 +214,7 @@ begin_run(const struct eb_template_order *order, char *inside, const int *fds)
     }
     /* End of file: what comes now is the program's. */
     close(EB_TEMPLATE_FD);
-    run_script(script);
+    eb_script_run(script);
 }
 
 /* The child that forks ends before this returns: 0 in the run, else its pid. */

@@ -46,7 +46,7 @@ LAUNCHER = [
 ]
 
 # evalbox/_interpreter.so: what makes a Python a template; loaded into it.
-INTERPRETER = ["interpreter.c", "child.c", "protocol.c"]
+INTERPRETER = ["interpreter.c", "script.c", "child.c", "protocol.c"]
 
 # Linked into the child between clone and exec; its undefined symbols must all
 # stand in child.symbols.

@@ -334,6 +334,10 @@ def _stdin_from_json(value: object) -> bytes | Pipe:
     return bytes_from_json(value, "stdin")
 
 
+def _warm_from_json(value: Any) -> Warm | None:
+    return None if value is None else Warm.from_dict(value)
+
+
 _FROM_JSON = {
     "cmd": lambda items: [text_from_json(item, "cmd") for item in several(items, "cmd")],
     "executable": lambda value: optional(text_from_json)(value, "executable"),
@@ -343,7 +347,7 @@ _FROM_JSON = {
     },
     "limits": Limits.from_dict,
     "policy": Policy.from_dict,
-    "warm": lambda value: None if value is None else Warm.from_dict(value),
+    "warm": _warm_from_json,
 }
 
 

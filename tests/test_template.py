@@ -14,6 +14,7 @@ import pytest
 
 import evalbox
 from evalbox import Executor, Output, Plan, Policy, Status, Template, Warm
+from template_rows import SAME
 
 pytestmark = pytest.mark.core
 PYTHONS = sorted({"/usr/bin/python3", sys.executable})
@@ -52,89 +53,6 @@ def told(output: Output) -> tuple[object, ...]:
 
 
 # ---- the same as python main.py --------------------------------------------------
-
-SAME: dict[str, str] = {
-    "nothing": "",
-    "names": "print(sorted(globals()), __name__, __doc__, __package__, __spec__)",
-    "file": "print(__file__, __cached__, type(__loader__).__name__, __loader__.path)",
-    "argv": "import sys; print(sys.argv, getattr(sys, 'orig_argv', 0), sys.executable)",
-    "path": "import sys; print(sys.path, sys.prefix, sys.flags)",
-    "main": "import __main__; x = 3; print(__main__.x, __main__.__dict__ is globals())",
-    "source": "import inspect\ndef f():\n  return 1\nprint(inspect.getsource(f), open(__file__).read())",
-    "cwd": "import os; print(os.getcwd(), os.listdir('.'), sorted(os.environ))",
-    "frames": "import sys, inspect\nprint(len(inspect.stack()))\ntry: sys._getframe(1)\nexcept ValueError as e: print(e)",
-    "error": "def f():\n  1 / 0\n\nf()",
-    "chained": "try:\n  {}['x']\nexcept KeyError as e:\n  raise ValueError('no') from e",
-    "syntax": "x = = 3\n",
-    "indentation": "if 1:\nprint()\n",
-    "null byte": "print(1)\0\n",
-    "encoding": "# -*- coding: latin-1 -*-\nprint(len('\u00e9'))",
-    "recursion": "def f(n):\n  return f(n + 1)\nf(0)",
-    "depth": "n = 0\ndef f():\n  global n\n  n += 1\n  f()\ntry: f()\nexcept RecursionError: print(n)",
-    "exit 0": "import sys; sys.exit()",
-    "exit 3": "import sys; sys.exit(3)",
-    "exit 259": "import sys; sys.exit(259)",
-    "exit -1": "import sys; sys.exit(-1)",
-    "exit True": "import sys; sys.exit(True)",
-    "exit text": "import sys; print('out'); sys.exit('a reason')",
-    "exit other": "raise SystemExit([1, 2])",
-    "exit big": "raise SystemExit(2 ** 70)",
-    "os._exit": "import os; print('lost'); os._exit(4)",
-    "interrupt": "raise KeyboardInterrupt",
-    "abort": "import os; os.abort()",
-    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
-    "segfault": "import ctypes; ctypes.string_at(0)",
-    "sigint default": "import os, signal; os.kill(os.getpid(), signal.SIGINT); signal.pause()",
-    "atexit": "import atexit; atexit.register(print, 'a'); atexit.register(print, 'b'); print('c')",
-    "atexit error": "import atexit; atexit.register(lambda: 1 / 0)",
-    "atexit file": "import atexit; atexit.register(lambda: print('__file__' in globals()))",
-    "del": "class A:\n  def __del__(self): print('gone')\na = A()",
-    "del in a cycle": "class A:\n  def __del__(self): print('gone')\na = A(); a.me = a; del a; print('x')",
-    "del at exit": "import sys\nclass A:\n  def __del__(self): print('gone')\na = A(); sys.exit(2)",
-    "finalize": "import weakref\nclass A: pass\na = A(); weakref.finalize(a, print, 'done')",
-    "thread": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(.05), print('t'))).start()",
-    "daemon": "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
-    "thread error": "import threading\nt = threading.Thread(target=lambda: 1 / 0, name='t'); t.start(); t.join()",
-    "pool": "from concurrent.futures import ThreadPoolExecutor as T\nprint(list(T(2).map(abs, [-1])))",
-    "main thread": "import threading as t\nprint(t.current_thread() is t.main_thread(), t.active_count())",
-    "asyncio": "import asyncio\nasync def f(): await asyncio.sleep(0); print('f')\nasyncio.run(f())",
-    "fork": "import os\nif os.fork() == 0:\n  print('child')\nelse:\n  os.wait(); print('parent')",
-    "no child": "import os\ntry: os.wait()\nexcept ChildProcessError as e: print(e)",
-    "subprocess": "import subprocess\nprint(subprocess.run(['echo', 'x'], capture_output=True).stdout)",
-    "processes": "import multiprocessing as m\ndef f(x): return x + 1\n"
-    "if __name__ == '__main__':\n  print(m.get_context('fork').Pool(2).map(f, [1, 2]))",
-    "spawn": "import multiprocessing as m\ndef f(): print('child')\n"
-    "if __name__ == '__main__':\n  p = m.get_context('spawn').Process(target=f); p.start(); p.join()",
-    "pickle": "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))).__module__)",
-    "stdin": "import sys; print(sys.stdin.read(), sys.stdin.isatty(), sys.stdin)",
-    "streams": "import sys; print(sys.stdin, sys.stdout, sys.stderr, sys.stdout.buffer,"
-    " sys.stdout.line_buffering, sys.stderr.line_buffering, sys.__stdin__ is sys.stdin)",
-    "input": "print(repr(input('> ')))",
-    "no input": "input()\ninput()\ninput()",
-    "order": "import os, sys\nprint('a', end=''); os.write(1, b'b'); print('c', end='')",
-    "both": "import sys\nprint('e', file=sys.stderr); print('o'); print('e', file=sys.stderr)",
-    "closed": "import sys; sys.stdout.close()",
-    "closed by number": "import os; print('x'); os.close(1)",
-    "unicode": "print('\u20ac \U0001f600')\nraise ValueError('\u20ac')",
-    "surrogate": "print('\\udcff')",
-    "hook": "import sys\nsys.excepthook = lambda *a: print('hook', a[0].__name__)\n1 / 0",
-    "unraisable": "class A:\n  def __del__(self): 1 / 0\nA()",
-    "warning": "import warnings; warnings.warn('w')",
-    "logging": "import logging; logging.warning('w')",
-    "modules": "import json, colorsys; print(json.dumps([1]), colorsys.__name__)",
-    "not bound": "try: json\nexcept NameError as e: print(e)",
-    "future": "from __future__ import annotations\ndef f(x: nope): pass\nprint(f.__annotations__)",
-    "doc": "'the doc'\nprint(__doc__)",
-    "locale": "import locale, sys; print(locale.getpreferredencoding(), sys.getfilesystemencoding())",
-    "signals": "import signal; print([signal.getsignal(s) for s in (2, 13, 15, 17)],"
-    " signal.pthread_sigmask(0, []))",
-    "descriptors": "import os\nfor fd in range(3, 100):\n  try: os.fstat(fd)\n"
-    "  except OSError: continue\n  print(fd)",
-    "groups": "import os; print(os.getpid() == os.getpgrp())",
-    "limits": "import resource as r; print([r.getrlimit(n) for n in (r.RLIMIT_NOFILE,"
-    " r.RLIMIT_FSIZE, r.RLIMIT_STACK, r.RLIMIT_DATA, r.RLIMIT_CORE)])",
-    "time zone": "import time; print(time.tzname)",
-}
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -186,15 +104,14 @@ def test_two_runs_draw_different_numbers(name: str, tier: str, executor: Executo
 
 # ---- what one run cannot do to the next -------------------------------------------
 
+_PLACES = "('.', os.environ['HOME'], os.environ['TMPDIR'])"
 TRACES = {
     "a module": ("import json; json.trace = 1", "import json; print(hasattr(json, 'trace'))"),
     "a built-in": ("import builtins; builtins.trace = 1", "print('trace' in dir(__builtins__))"),
     "a variable": ("import os; os.environ['X'] = '1'", "import os; print('X' in os.environ)"),
     "a file": (
-        "import os\nfor d in ('.', os.environ['HOME'], os.environ['TMPDIR']):\n"
-        "  open(d + '/trace', 'w')",
-        "import os\nprint(any(os.path.exists(d + '/trace') for d in"
-        " ('.', os.environ['HOME'], os.environ['TMPDIR'])))",
+        f"import os\nfor d in {_PLACES}: open(d + '/trace', 'w')",
+        f"import os\nprint(any(os.path.exists(d + '/trace') for d in {_PLACES}))",
     ),
     "a handler": (
         "import signal; signal.signal(15, signal.SIG_IGN)",
@@ -386,9 +303,7 @@ def test_a_module_that_is_not_there_is_named(tier: str, executor: Executor) -> N
 
 
 def test_what_is_no_cpython_is_told(tier: str, executor: Executor) -> None:
-    plan = Plan(
-        ["/bin/cat", "main.py"], files={"main.py": "x"}, policy=_policy(tier), warm=Warm()
-    )
+    plan = Plan(["/bin/cat", "main.py"], files={"main.py": "x"}, policy=_policy(tier), warm=Warm())
     with pytest.raises(evalbox.SetupError) as caught:
         executor.run(plan)
     assert caught.value.stage == "template"

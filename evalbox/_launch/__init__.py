@@ -19,6 +19,7 @@ from evalbox._launch.warm import library, start_job, why_cold
 from evalbox._native import KEEP_ID, UNLIMITED, Job, JobFds, Wire
 from evalbox.limits import GiB, Limits
 from evalbox.plan import PIPE, Plan
+from evalbox.warm import Warm
 from evalbox.workspace import fill
 
 __all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send", "why_cold"]
@@ -46,7 +47,7 @@ def send(
             ruleset = _ruleset(kit, slot)
         fds = fds._replace(ruleset=ruleset)
         if kit.warm is not None and not slot.warm:
-            _start_template(wire, plan, kit, slot, ruleset)
+            _start_template(wire, plan, kit, kit.warm, slot, ruleset)
             fds = fds._replace(ruleset=-1)
         if plan.files or plan.cwd != ".":
             _fill(plan, slot)
@@ -59,9 +60,8 @@ def send(
     slot.run_id = run_id
 
 
-def _start_template(wire: Wire, plan: Plan, kit: Kit, slot: Slot, ruleset: int) -> None:
-    assert kit.warm is not None
-    job = start_job(kit.warm, plan, kit.program, slot, kit.serial)
+def _start_template(wire: Wire, plan: Plan, kit: Kit, warm: Warm, slot: Slot, ruleset: int) -> None:
+    job = start_job(warm, plan, kit.program, slot, kit.serial)
     loaded = library()
     try:
         wire.send_job(slot.sock, job, JobFds(ruleset=ruleset, library=loaded))

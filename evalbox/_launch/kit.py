@@ -34,6 +34,7 @@ from evalbox.warm import Warm
 
 # Each keeps some two dozen descriptors.
 MOST_KEPT = 6
+_MOST_LIMITS = 64
 _serials = itertools.count(1)
 
 
@@ -93,6 +94,9 @@ class Kit:
         found = self._enforcement.get(limits)
         if found is None:
             found = host().check(self.policy, limits, self.identity)
+            if len(self._enforcement) >= _MOST_LIMITS:
+                # Limits that are others for every run would stay for ever.
+                self._enforcement.clear()
             self._enforcement[limits] = found
         return found
 
@@ -113,7 +117,7 @@ class Kit:
 
     @property
     def has_own_slots(self) -> bool:
-        """Whether its slots serve no runs of other kits: they have its files, or its interpreter."""
+        """Whether its slots, which have its files or its interpreter, serve no other kit."""
         return self.tier == "namespace" or self.warm is not None
 
     @property

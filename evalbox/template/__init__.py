@@ -85,14 +85,15 @@ class Template:
                 that is the template's.
         """
         files: Mapping[StrPath, Content] = mapping(fields.pop("files", {}), "files")
-        taken = {"policy", "executable"} & fields.keys()
+        taken = {"policy", "executable", "warm"} & fields.keys()
         if taken:
             raise PlanError(f"{taken.pop()}= is the template's")
         if any(os.fspath(name) == SCRIPT for name in files):
             raise PlanError(f"files has a {SCRIPT}, which is the name of the code itself")
         fields["policy"] = self.policy
         fields["files"] = {**files, _script_in(fields.get("cwd", ".")): code}
-        return plan_from_fields((self.python, SCRIPT, *args), warm=self.warm, **fields)
+        fields["warm"] = self.warm
+        return plan_from_fields((self.python, SCRIPT, *args), **fields)
 
     def run(
         self,
