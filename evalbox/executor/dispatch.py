@@ -109,9 +109,9 @@ class Dispatcher:
     @property
     def waits_for_held(self) -> bool:
         """Whether nothing goes on before the caller releases or kills a held run."""
-        admission = self.admission
-        all_held = 0 < admission.held == admission.running
-        return all_held and bool(self._queue) and not self._is_timed
+        if not self._queue or self._is_timed:
+            return False
+        return 0 < self.admission.held == self.admission.running
 
     def close(self) -> None:
         self._queue.clear()
