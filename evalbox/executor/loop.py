@@ -205,6 +205,7 @@ class Loop:
         try:
             self._dispatcher.start(run, kit)
         except BaseException:
+            self._dispatcher.forget(run)
             run.close()
             raise
         self._runs[life.id] = run
