@@ -246,9 +246,8 @@ def rows_of(
     rows = []
     for (side, name), (us, calls) in sorted(means.items(), key=lambda row: sides.index(row[0][0])):
         counted = f"{name} ×{calls:.0f}" if calls > 1 else name
-        counted += f" ({SAYS[name]})" if name in SAYS else ""
-        share = round(us / floor_us, 4)
-        rows.append({"side": side, "step": counted, "us": round(us, 2), "share_of_floor": share})
+        row = {"side": side, "step": counted, "says": SAYS.get(name, "")}
+        rows.append({**row, "us": round(us, 2), "share_of_floor": round(us / floor_us, 4)})
     return rows
 
 
