@@ -389,8 +389,10 @@ def of_their_own_limits(executor: Executor, number: int) -> None:
 
 
 def with_a_far_deadline(executor: Executor, _number: int) -> None:
-    run = executor.spawn(Plan(["true"], hold=True, limits=Limits(wall_time=10.0**6)))
-    executor.release(run)
+    run = executor.spawn(Plan(["cat"], stdin=PIPE, limits=Limits(wall_time=10.0**6)))
+    # Only what is told to have started has one.
+    assert started(executor, 1) == [run]
+    executor.close_stdin(run)
     rest(executor)
 
 
