@@ -164,7 +164,7 @@ format: $(LINT_READY) ## rewrite Python and C in the project's layout
 PEERS := build/peers
 PEER_PACKAGES := sandlock dmoj
 
-.PHONY: bench bench-peers bench-compare bench-deadlines bench-micro
+.PHONY: bench bench-peers bench-compare bench-deadlines bench-scale bench-micro profile
 bench: $(BIN)/.built $(BIN)/.extra-test ## cost of a run against the C floor, as a page (BENCH="--quick")
 	$(BIN)/python bench/run.py $(BENCH)
 
@@ -177,8 +177,14 @@ bench-peers: ## install what bench compares with and is a Python package
 bench-compare: $(BIN)/.built ## measure again; exit 1 if a ratio is worse than stored (BENCH="--only latency")
 	$(BIN)/python bench/compare.py $(BENCH)
 
+profile: $(BIN)/.built ## what a run costs by step, in us and as shares of the floor (BENCH="--rounds 5")
+	$(BIN)/python bench/steps.py $(BENCH)
+
 bench-deadlines: $(BIN)/.built ## from a deadline to the last process dead (BENCH="--runs 40")
 	$(BIN)/python bench/deadlines.py $(BENCH)
+
+bench-scale: $(BIN)/.built ## what one costs among 1 to 1000 others (BENCH="--rounds 5")
+	$(BIN)/python bench/scale.py $(BENCH)
 
 bench-micro: $(BIN)/.built $(BIN)/.extra-test ## time per operation of single parts
 	$(BIN)/pytest bench/micro -o python_files='bench_*.py' -o python_functions='bench_*' $(PYTEST)

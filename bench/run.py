@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
 
 import contestants
+import crowd
 import evalbox
 import figure
 import host
@@ -24,9 +26,10 @@ import machine
 import page
 import peers
 import results
+import steps
 import tables
 import warm
-from contestants import Contestant
+from contestants import Contestant, tiers
 from measure import Program, Rounds, Settings
 from results import Results
 
@@ -36,7 +39,8 @@ README = HERE.parent / "README.md"
 FIGURE = HERE.parent / "docs" / "bench.svg"
 # What the README's figures are made from.
 KEPT = HERE.parent / "docs" / "bench.json"
-PARTS = ("latency", "throughput", "scale", "cpu", "host", "warm", "steps")
+DESCRIPTORS = 8192
+PARTS = ("latency", "throughput", "scale", "crowd", "cpu", "host", "warm", "steps")
 
 QUICK = Settings(rounds=5, at_once=(1, 8, 64), scale=0.25, alive=(10, 100))
 FULL = Settings(rounds=15, at_once=(1, 8, 64, 256, 1000), scale=1.0, alive=(1, 10, 100, 1000))
@@ -59,29 +63,50 @@ def run_parts(parts: list[str], how: Settings, asked: argparse.Namespace, folder
     every = programs(bare)
     found = Results()
     rounds = Rounds(found.notes)
-    others, absent = peers.find(asked.peers)
-    found.peers = peer_facts(absent)
-    with evalbox.Executor() as executor:
-        ours = contestants.evalboxes(executor)
-        own: list[Contestant] = [floor, contestants.Subprocess(), *ours]
-        field = [*own, *others]
-        if "latency" in parts:
-            found.parts["latency"] = rounds.latency(field, every, how)
-        if "throughput" in parts:
-            found.parts["throughput"] = rounds.throughput(field, every, how)
-        if "scale" in parts:
-            found.parts["scale"] = rounds.alive_together(own, how)
-        if "cpu" in parts:
-            for who in own[1:]:
-                found.cpu[who.name] = host.cpu_per_run(who, every[0], how)
+    if why_not := evalbox.host().namespaces.why_not:
+        rounds.note(f"there are no namespaces here: {why_not}")
+    against_others(found, rounds, parts, how, asked.peers, floor, every)
+    if "crowd" in parts:
+        counts = sorted({1, *how.alive})
+        found.parts["crowd"] = crowd.measure(rounds, tiers(), counts, how.rounds)
     if "host" in parts:
         found.parts["host"] = host.host_size(rounds, floor, every[0], how, asked.host_gb)
+    if "steps" in parts:
+        found.steps = steps.profile(how.rounds)
     if "warm" in parts:
         if warm.exists():
             warm.measure(found, rounds, how)
         else:
             rounds.note("this evalbox has no Template: nothing of warm interpreters is measured")
     return found
+
+
+def against_others(
+    found: Results,
+    rounds: Rounds,
+    parts: list[str],
+    how: Settings,
+    wanted: frozenset[str] | None,
+    floor: Contestant,
+    every: list[Program],
+) -> None:
+    """The parts in which one executor of ours runs against everything else."""
+    others, absent = peers.find(wanted)
+    found.peers = peer_facts(absent)
+    with evalbox.Executor() as executor:
+        own: list[Contestant] = [floor, contestants.Subprocess(), *contestants.evalboxes(executor)]
+        field = [*own, *others]
+        if "latency" in parts:
+            found.parts["latency"] = rounds.latency(field, every, how)
+        if "throughput" in parts:
+            found.parts["throughput"] = rounds.throughput(field, every, how)
+        if "scale" in parts:
+            # With a limit of memory it is that which says how many may start at once.
+            free = contestants.evalboxes(executor, evalbox.Limits(memory=None))
+            found.parts["scale"] = rounds.alive_together([*own[:2], *free], how)
+        if "cpu" in parts:
+            for who in own[1:]:
+                found.cpu[who.name] = host.cpu_per_run(who, every[0], how)
 
 
 def peer_facts(absent: dict[str, str]) -> list[dict[str, str]]:
@@ -122,6 +147,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 def measured(asked: argparse.Namespace, parts: list[str]) -> Results:
+    allow_descriptors()
     usual = QUICK if asked.quick else FULL
     how = Settings(asked.rounds or usual.rounds, usual.at_once, usual.scale, usual.alive)
     facts = {
@@ -154,6 +180,18 @@ def write_readme(found: Results) -> None:
     results.store(found, KEPT)
 
 
+def allow_descriptors() -> None:
+    """Enough for a thousand at once, of evalbox and of subprocess."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
+
+
+def _near(path: Path) -> str:
+    """As it is called from here."""
+    return os.path.relpath(path)
+
+
 def main() -> None:
     asked = arguments()
     parts = asked.only.split(",")
@@ -173,7 +211,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     shown.write_text(page.render(found), encoding="utf-8")
     print(tables.report(found))
-    print(f"{found.facts['rounds']} rounds; see {shown}, made from {written}")
+    print(f"{found.facts['rounds']} rounds; see {_near(shown)}, made from {_near(written)}")
     if asked.readme:
         write_readme(found)
 

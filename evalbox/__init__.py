@@ -23,9 +23,12 @@ from evalbox.errors import (
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
 from evalbox.executor import Executor, check_system, run
 from evalbox.limits import GiB, KiB, Limits, MiB
-from evalbox.output import Enforcement, Output, Status, Usage
+from evalbox.output import Enforcement, Output, Status
 from evalbox.plan import PIPE, File, Plan
 from evalbox.policy import ALL, CORE, Network, Policy, Syscalls
+from evalbox.template import Template
+from evalbox.usage import Usage
+from evalbox.warm import Warm
 
 if TYPE_CHECKING:
     from evalbox._host import Host
@@ -61,9 +64,11 @@ __all__ = [
     "Stderr",
     "Stdout",
     "Syscalls",
+    "Template",
     "TimedOut",
     "UnsupportedError",
     "Usage",
+    "Warm",
     "host",
     "run",
 ]

@@ -21,6 +21,7 @@ from evalbox.limits import Limits
 from evalbox.output import LEVELS, OUTPUT_FIELDS, Status
 from evalbox.plan import Plan
 from evalbox.policy import ISOLATIONS, NETWORK_MODES, ON_DENIED, PROPERTIES, Policy
+from evalbox.warm import Warm
 
 Schema = dict[str, Any]
 
@@ -109,6 +110,16 @@ def _env() -> Schema:
     return {"type": "object", "propertyNames": names, "additionalProperties": _TEXT}
 
 
+def _warm() -> Schema:
+    properties: dict[str, Schema] = {
+        "preload": _list({"type": "string", "pattern": "^[^\\u0000]+$"}),
+        "warmup": _TEXT,
+        "env": _env(),
+        "requests": {**_WHOLE, "minimum": 1},
+    }
+    return _object(_with_defaults(properties, Warm().to_dict()))
+
+
 def plan_schema() -> Schema:
     """The JSON Schema of a Plan."""
     properties: dict[str, Schema] = {
@@ -123,6 +134,7 @@ def plan_schema() -> Schema:
         "policy": {"$ref": "#/$defs/policy"},
         "stream": _BOOLEAN,
         "hold": _BOOLEAN,
+        "warm": _nullable(_warm()),
     }
     defaults = Plan(["-"]).to_dict()
     for name in ("cmd", "limits", "policy"):  # needed, or described where they are defined
@@ -138,7 +150,12 @@ def plan_schema() -> Schema:
 def _usage() -> Schema:
     times = ("wall_time", "user_time", "system_time", "cpu_time")
     properties = {**dict.fromkeys(times, _SECONDS), "peak_memory": _WHOLE}
-    return _object({**properties, "processes": _nullable(_WHOLE)}, tuple(properties))
+    not_always = {
+        "processes": _nullable(_WHOLE),
+        "steal_share": _nullable({**_SECONDS, "maximum": 1}),
+        "throttled_time": _nullable(_SECONDS),
+    }
+    return _object({**properties, **not_always}, tuple(properties))
 
 
 def _enforcement() -> Schema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,31 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCH = ROOT / "bench"
+from bench_modules import ROOT, bench
 
-
-class Bench:
-    """The modules of bench/, which is no package."""
-
-    def __init__(self) -> None:
-        self.before = set(sys.modules)
-
-    def __getattr__(self, name: str):
-        return __import__(name)
-
-    def forget(self) -> None:
-        own = {path.stem for path in BENCH.glob("*.py")}
-        for name in own & (set(sys.modules) - self.before):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(BENCH)
-    modules = Bench()
-    yield modules
-    modules.forget()
+__all__ = ["bench"]
 
 
 def made(bench, **parts):
@@ -83,15 +62,20 @@ def test_results_of_another_schema_are_refused(bench, tmp_path: Path) -> None:
 # ---- tables -------------------------------------------------------------------
 
 
-def test_the_table_has_a_row_for_each_program_and_a_gap_for_a_missing_contestant(bench) -> None:
-    ratio = bench.results.Ratio(1.25, 1.0, 1.5, 900)
-    text = bench.tables.ratio_table(
-        "title", {"a": {"floor": ratio, "bwrap": ratio}, "b": {"floor": ratio}}, "us"
-    )
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 3
-    assert "1.25 (1.00-1.50), 900 us" in rows[1]
+def test_the_readme_has_a_line_for_each_contestant_and_a_gap_where_one_is_missing(bench) -> None:
+    found = made(bench, latency={"a": {"floor": [2.0], "bwrap": [5.0]}, "b": {"floor": [900.0]}})
+    lines = bench.tables.readme_table(found).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["", "floor", "bwrap"]
+    assert "2.50 (2.50-2.50), 5 us" in rows[2]
     assert rows[2].rstrip(" |").endswith("-")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.054, "0.05"), (1.444, "1.44"), (53.44, "53.4"), (1067.1, "1067")]
+)
+def test_a_ratio_has_three_digits(bench, value: float, text: str) -> None:
+    assert bench.results.short(value) == text
 
 
 def test_only_what_stands_between_the_marks_is_replaced(bench) -> None:
@@ -295,9 +279,12 @@ def test_who_fails_is_left_out_and_named_and_the_others_stay(bench, capsys) -> N
     assert "it broke" in capsys.readouterr().err
 
 
-def test_every_contestant_is_once_the_first_of_a_round(bench) -> None:
+def test_every_round_has_all_contestants_and_not_always_in_the_same_order(bench) -> None:
     field = ["a", "b", "c"]
-    assert [bench.measure.rotated(field, n)[0] for n in range(-1, 3)] == ["c", "a", "b", "c"]
+    orders = [bench.measure.shuffled(field, number) for number in range(20)]
+    assert all(sorted(order) == field for order in orders)
+    assert {order[0] for order in orders} == set(field)
+    assert orders[3] == bench.measure.shuffled(field, 3)
 
 
 def test_a_sandbox_that_does_not_run_here_is_absent_with_what_it_said(
@@ -316,3 +303,11 @@ def test_a_sandbox_that_does_not_run_here_is_absent_with_what_it_said(
 
 def test_every_known_sandbox_says_what_it_confines_and_what_not(bench) -> None:
     assert all(peer.confines and peer.leaves and peer.install for peer in bench.peers.PEERS)
+
+
+def test_every_micro_benchmark_still_runs() -> None:
+    """Once each, and nothing is timed."""
+    names = ["-o", "python_files=bench_*.py", "-o", "python_functions=bench_*"]
+    line = [sys.executable, "-m", "pytest", "bench/micro", "--benchmark-disable", *names]
+    ended = subprocess.run([*line, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True)
+    assert ended.returncode == 0, ended.stdout.decode()

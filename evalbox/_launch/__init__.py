@@ -15,12 +15,14 @@ from evalbox._launch.kit import Filters, Kit, Kits
 from evalbox._launch.launcher import Launcher
 from evalbox._launch.slot import Slot, close_all, encode_env
 from evalbox._launch.uids import UidLocks
+from evalbox._launch.warm import library, start_job, why_cold
 from evalbox._native import KEEP_ID, UNLIMITED, Job, JobFds, Wire
 from evalbox.limits import GiB, Limits
 from evalbox.plan import PIPE, Plan
+from evalbox.warm import Warm
 from evalbox.workspace import fill
 
-__all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send"]
+__all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send", "why_cold"]
 
 # How many processes each other run may have while one of its user is limited, and
 # how many others there may be by then.
@@ -43,15 +45,29 @@ def send(
     try:
         if kit.tier == "process" and slot.ruleset != kit.serial:
             ruleset = _ruleset(kit, slot)
+        fds = fds._replace(ruleset=ruleset)
+        if kit.warm is not None and not slot.warm:
+            _start_template(wire, plan, kit, kit.warm, slot, ruleset)
+            fds = fds._replace(ruleset=-1)
         if plan.files or plan.cwd != ".":
             _fill(plan, slot)
         job = _job(plan, kit, slot, run_id, others)
-        wire.send_job(slot.sock, job, fds._replace(ruleset=ruleset))
+        wire.send_job(slot.sock, job, fds)
     finally:
         if ruleset >= 0:
             os.close(ruleset)
     slot.ruleset = kit.serial
     slot.run_id = run_id
+
+
+def _start_template(wire: Wire, plan: Plan, kit: Kit, warm: Warm, slot: Slot, ruleset: int) -> None:
+    job = start_job(warm, plan, kit.program, slot, kit.serial)
+    loaded = library()
+    try:
+        wire.send_job(slot.sock, job, JobFds(ruleset=ruleset, library=loaded))
+    finally:
+        os.close(loaded)
+    slot.warm = True
 
 
 def _ruleset(kit: Kit, slot: Slot) -> int:
@@ -68,8 +84,9 @@ def _fill(plan: Plan, slot: Slot) -> None:
 
 
 def _job(plan: Plan, kit: Kit, slot: Slot, run_id: int, others: int) -> Job:
-    env = {**slot.env, **plan.env}
-    encoded_env = encode_env(env) if plan.env else slot.encoded_env
+    more = plan.env if plan.warm is None else {**plan.warm.env, **plan.env}
+    env = {**slot.env, **more}
+    encoded_env = encode_env(env) if more else slot.encoded_env
     items = (kit.program.executable, plan.cwd, *plan.cmd)
     return Job(
         run_id=run_id,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from evalbox import _native
 from evalbox.compile import tree
+from evalbox.plan import Plan
 from evalbox.resolve import base_environment
-from evalbox.workspace import PLACES
+from evalbox.workspace import PLACES, collect
 from evalbox.workspace.flags import DIRECTORY
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Slot:
         workspace: in namespaces, descriptor of the directory with its places; else -1.
         run_id: of the run that it serves, 0 when idle.
         no_cgroup: why it has none although the host has some; else "".
+        warm: whether its init has an interpreter, or the order to start one.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class Slot:
         "sock",
         "token",
         "uid",
+        "warm",
         "workspace",
     )
 
@@ -61,8 +64,14 @@ class Slot:
         self.run_id = 0
         self.workspace = -1
         self.no_cgroup = ""
+        self.warm = False
         self.env: dict[str, str] = {}
         self.encoded_env = b""
+
+    @property
+    def has_own_kit(self) -> bool:
+        """Whether it serves runs of one kit only, as `Kit.has_own_slots` says."""
+        return self.warm or self.launcher.filters.tier == "namespace"
 
     def has_places_at(self, home: str, tmp: str) -> None:
         """Where its runs see their own directories."""
@@ -95,6 +104,13 @@ class Slot:
             return os.open(place, DIRECTORY, dir_fd=self.workspace)
         root.open_up()
         return os.open(f"{self.name}/{place}", DIRECTORY, dir_fd=root.fd)
+
+    def collect(self, plan: Plan) -> dict[str, bytes]:
+        """The files that a run left; its workspace is empty then."""
+        with self.box() as box:
+            files = collect(box, plan.collect, plan.limits.disk)
+        self.clear()
+        return files
 
     def clear(self) -> None:
         """Leaves the workspace as the next run must find it."""

@@ -42,6 +42,8 @@ class Job(NamedTuple):
     envc: int
     stdin: bytes
     limits: tuple[int, ...]
+    # Of a template: how many runs before it is started anew; 0: this is a run.
+    requests: int = 0
 
 
 class JobFds(NamedTuple):
@@ -50,6 +52,8 @@ class JobFds(NamedTuple):
     ruleset: int = -1
     stdin: int = -1
     gate: int = -1
+    payload: int = -1
+    library: int = -1
 
 
 class Report(NamedTuple):
@@ -128,7 +132,8 @@ class Wire:
 
     def send_job(self, sock: int, job: Job, fds: JobFds) -> None:
         head = self._job
-        head.type = lib.EB_ORDER_RUN
+        head.type = lib.EB_ORDER_TEMPLATE if job.requests else lib.EB_ORDER_RUN
+        head.requests = job.requests
         head.flags = (
             (lib.EB_JOB_STREAM if job.stream else 0)
             | (lib.EB_JOB_HOLD if job.hold else 0)
@@ -138,20 +143,23 @@ class Wire:
         head.argc, head.envc = job.argc, job.envc
         head.strings, head.stdin_size = len(job.strings), len(job.stdin)
         head.limits = job.limits
-        sent = [fd for fd in fds if fd >= 0]
-        head.fds = sum(1 << bit for bit, fd in enumerate(fds) if fd >= 0)
         size = ffi.sizeof("struct eb_job")
         if size + len(job.strings) + len(job.stdin) <= MESSAGE_MAX:
             body = job.strings + job.stdin if job.stdin else job.strings
-            checked(lib.eb_send(sock, head, size, body, len(body), sent, len(sent)))
+            self._send_head(sock, body, fds)
             return
         payload = sealed_memfd(job.strings, job.stdin)
         try:
-            head.fds |= lib.EB_JOB_FD_PAYLOAD
-            sent.append(payload)
-            checked(lib.eb_send(sock, head, size, ffi.NULL, 0, sent, len(sent)))
+            self._send_head(sock, b"", fds._replace(payload=payload))
         finally:
             os.close(payload)
+
+    def _send_head(self, sock: int, body: bytes, fds: JobFds) -> None:
+        head = self._job
+        sent = [fd for fd in fds if fd >= 0]
+        head.fds = sum(1 << bit for bit, fd in enumerate(fds) if fd >= 0)
+        size = ffi.sizeof("struct eb_job")
+        checked(lib.eb_send(sock, head, size, body, len(body), sent, len(sent)))
 
     def send_kill(self, sock: int, run_id: int) -> None:
         head = self._job
