@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from evalbox._launch import Kit, Kits, Slot, send
-from evalbox._native import JobFds, Wire
+from evalbox._native import NO_FDS, JobFds, Wire
 from evalbox.errors import EvalboxError, SetupError, UnsupportedError
 from evalbox.executor.fleet import Fleet
 from evalbox.executor.record import Run
@@ -110,8 +110,10 @@ class Dispatcher:
 
     def _send(self, run: Run, kit: Kit, slot: Slot) -> None:
         life = run.life
-        fds = JobFds(stdin=-1 if run.stdin is None else run.stdin.theirs, gate=run.gate)
-        others = self._fleet.busy
+        fds = NO_FDS
+        if run.stdin is not None or run.gate >= 0:
+            fds = JobFds(stdin=-1 if run.stdin is None else run.stdin.theirs, gate=run.gate)
+        others = self._fleet.busy if kit.shares_count else 0
         for _ in range(_IN_FLIGHT_TRIES):
             try:
                 send(self._wire, life.plan, kit, slot, life.id, fds, others)
