@@ -124,4 +124,5 @@ eb_run_finish(struct run *run)
     eb_cgroup_end(&run->init->cgroup);
     eb_stream_reset(run->relay.out);
     eb_stream_reset(run->relay.err);
+    eb_ready_make(&run->init->ready, run->init->uid);
 }

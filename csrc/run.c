@@ -270,7 +270,8 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
                                 .gate_fd = fds->gate,
                                 .box_fd = init->box,
                                 .status = init->status,
-                                .cgroup = &init->cgroup}};
+                                .cgroup = &init->cgroup,
+                                .ready = &init->ready}};
     run.relay = (struct eb_relay){.sock = init->sock,
                                   .run_id = job->run_id,
                                   .limit = job->limits.output,

@@ -13,6 +13,7 @@
  *   limits.c    CPU time, memory and disk against their limits; accounts
  *   relay.c     the program's pipes, to and from the host
  *   capture.c   output kept whether or not the host reads
+ *   ready.c     what the next run will need (ready.h)
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
  *   landlock.c  rules made into a ruleset (evalbox.h)
@@ -31,6 +32,7 @@
 #include "cgroup.h"
 #include "evalbox.h"
 #include "layers.h"
+#include "ready.h"
 
 #include <signal.h>
 #include <stdbool.h>
@@ -194,6 +196,7 @@ struct eb_init {
     int ruleset_fd;    /* the last one, kept for the next run */
     struct eb_child_status *status;
     struct eb_cgroup cgroup;
+    struct eb_ready ready;
 };
 _Noreturn void eb_init_main(struct eb_init *init);
 /* Tells the host that an init in namespaces has its files (error 0), or why not. */
@@ -255,6 +258,7 @@ struct eb_spawn {
     struct eb_pipes pipes;
     struct eb_child_status *status;
     struct eb_cgroup *cgroup;
+    struct eb_ready *ready;
 };
 
 /* Starts the child; returns its pid.  On failure status says where. */
