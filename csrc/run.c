@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define ANNOUNCE (20 * EB_MS) /* a run that ends sooner tells start and end at once */
+#define LATEST (8 * ANNOUNCE)
 
 enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_MEMORY, AT_COUNT };
 
@@ -91,6 +92,15 @@ announces_at_once(const struct run *run)
     return run->relay.stream || run->spawn.gate_fd >= 0 || run->spawn.stdin_fd >= 0;
 }
 
+/* With the next look: on a busy host both come later, and one wake-up serves both. */
+static uint64_t
+announcement(const struct run *run)
+{
+    uint64_t look = eb_smaller(eb_meter_due(&run->meter), run->started + LATEST);
+    uint64_t usual = run->started + ANNOUNCE;
+    return look > usual && !announces_at_once(run) ? look : usual;
+}
+
 static void
 check_time(struct run *run)
 {
@@ -99,7 +109,7 @@ check_time(struct run *run)
         return;
     if (now >= deadline(run))
         stop(run, EB_CAUSE_WALL_TIME);
-    if (!run->relay.announced && (announces_at_once(run) || now >= run->started + ANNOUNCE))
+    if (!run->relay.announced && (announces_at_once(run) || now >= announcement(run)))
         eb_relay_announce(&run->relay);
     if (!is_over(run))
         stop(run, eb_meter_look(&run->meter, now));
@@ -132,7 +142,7 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     if (run->execed) {
         wake = eb_smaller(deadline(run), eb_meter_due(&run->meter));
         if (!run->relay.announced)
-            wake = eb_smaller(wake, run->started + ANNOUNCE);
+            wake = eb_smaller(wake, announcement(run));
     }
     uint64_t now = eb_now();
     uint64_t left = wake > now ? wake - now : 0;
