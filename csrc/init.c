@@ -188,6 +188,8 @@ prepare(struct eb_init *init)
         _exit(1);
     init->ready = (struct eb_ready){.null = -1, .out = {-1, -1}, .err = {-1, -1}};
     eb_ready_make(&init->ready, init->uid);
+    /* It keeps a file open, as all here from now on. */
+    (void)eb_watch_runnable(init->proc);
 }
 
 /* Waits for an order; false when there will be none. */

@@ -179,6 +179,9 @@ disk_is_passed(const struct eb_meter *meter)
     uint64_t limit = EB_HAS(DISK) ? meter->job->limits.disk : EB_UNLIMITED;
     if (limit != EB_UNLIMITED && meter->init->runtime->namespaces)
         return eb_mounts_hold_more(meter->init, limit);
+    /* Most runs leave the workspace empty: that is seen at once, and needs no walk. */
+    if (eb_workspace_is_untouched(meter->init))
+        return false;
     return limit != EB_UNLIMITED && eb_disk_usage(meter->init->workspace, limit) > limit;
 }
 
@@ -192,12 +195,11 @@ look_at_tree(struct eb_meter *meter, uint64_t now, uint64_t usual)
     return cause;
 }
 
-/* Most runs leave the workspace empty: that is seen at once, and needs no walk. */
 static enum eb_cause
 look_at_disk(struct eb_meter *meter, uint64_t now, uint64_t usual)
 {
     uint64_t begun = own_cpu_time();
-    bool passed = !eb_workspace_is_untouched(meter->init) && disk_is_passed(meter);
+    bool passed = disk_is_passed(meter);
     meter->next_disk_look = now + pause_after(own_cpu_time() - begun, usual);
     return passed ? EB_CAUSE_DISK : EB_CAUSE_EXIT;
 }

@@ -18,6 +18,7 @@
 
 #define ANNOUNCE (20 * EB_MS) /* a run that ends sooner tells start and end at once */
 #define LATEST (8 * ANNOUNCE)
+#define END_TOGETHER EB_MS
 
 enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_MEMORY, AT_COUNT };
 
@@ -129,6 +130,7 @@ static void
 wait_for_facts(struct run *run, struct pollfd *fds)
 {
     const struct eb_pipes *pipes = &run->spawn.pipes;
+    uint64_t now = eb_now();
     short out = run->relay.blocked ? POLLIN | POLLOUT : POLLIN;
     fds[AT_SOCK] = (struct pollfd){.fd = run->init->sock, .events = out};
     fds[AT_OUT] = (struct pollfd){.fd = pipes->out, .events = POLLIN};
@@ -138,13 +140,14 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
     fds[AT_MEMORY] = (struct pollfd){.fd = eb_cgroup_alarm(&run->init->cgroup),
                                      .events = POLLPRI};
-    uint64_t wake = EB_UNLIMITED;
+    uint64_t wake = run->ending > now ? run->ending : EB_UNLIMITED;
+    if (run->ending > now)
+        fds[AT_OUT].fd = fds[AT_ERR].fd = -1;
     if (run->execed) {
-        wake = eb_smaller(deadline(run), eb_meter_due(&run->meter));
+        wake = eb_smaller(wake, eb_smaller(deadline(run), eb_meter_due(&run->meter)));
         if (!run->relay.announced)
             wake = eb_smaller(wake, announcement(run));
     }
-    uint64_t now = eb_now();
     uint64_t left = wake > now ? wake - now : 0;
     struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000U),
                                .tv_nsec = (long)(left % 1000000000U)};
@@ -202,6 +205,17 @@ take_notice(struct run *run)
         on_execve(run);
 }
 
+/* One end of file is followed by the other and by the end of the program for the most
+ * part: all of that in one turn, instead of a turn for each. */
+static void
+read_output(struct run *run)
+{
+    int out = run->spawn.pipes.out, err = run->spawn.pipes.err;
+    eb_relay_read(&run->relay, false);
+    if (run->spawn.pipes.out != out || run->spawn.pipes.err != err)
+        run->ending = eb_now() + END_TOGETHER;
+}
+
 static void
 take_turn(struct run *run)
 {
@@ -219,7 +233,7 @@ take_turn(struct run *run)
         take_notice(run);
     check_time(run);
     if (fds[AT_OUT].revents || fds[AT_ERR].revents)
-        eb_relay_read(&run->relay, false);
+        read_output(run);
     if (run->relay.excess)
         stop(run, EB_CAUSE_OUTPUT);
     if (fds[AT_IN].revents)

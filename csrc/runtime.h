@@ -391,6 +391,6 @@ void eb_workspace_unlock(const struct eb_init *init);
 /* False when something of the run is still there. */
 bool eb_workspace_clear(const struct eb_init *init);
 /* When the last run changed them is nothing that the next one should read. */
-void eb_workspace_renew(const int places[EB_PLACES]);
+void eb_workspace_renew(const struct eb_init *init);
 
 #endif

@@ -111,15 +111,25 @@ as_rlim(uint64_t value)
     return value == EB_UNLIMITED ? RLIM_INFINITY : (rlim_t)value;
 }
 
+/* Of init, which never changes its own: asked for once. */
+static rlim_t
+hard_limit(int resource)
+{
+    static struct rlimit known[RLIM_NLIMITS];
+    static bool asked[RLIM_NLIMITS];
+    if (!asked[resource] && getrlimit((__rlimit_resource_t)resource, &known[resource]) < 0)
+        return RLIM_INFINITY;
+    asked[resource] = true;
+    return known[resource].rlim_max;
+}
+
 /* Never above the hard limit: raising it needs CAP_SYS_RESOURCE. */
 static struct eb_rlimit
 lowered(int resource, uint64_t value)
 {
-    struct rlimit now = {RLIM_INFINITY, RLIM_INFINITY};
-    rlim_t wanted = as_rlim(value);
-    getrlimit((__rlimit_resource_t)resource, &now);
-    if (wanted > now.rlim_max)
-        wanted = now.rlim_max;
+    rlim_t wanted = as_rlim(value), most = hard_limit(resource);
+    if (wanted > most)
+        wanted = most;
     return (struct eb_rlimit){.resource = resource, .value = {wanted, wanted}};
 }
 
