@@ -159,12 +159,32 @@ format: $(LINT_READY) ## rewrite Python and C in the project's layout
 
 # ---- measurements ------------------------------------------------------------
 
-.PHONY: bench bench-deadlines bench-micro
-bench: $(BIN)/.built $(BIN)/.extra-test ## cost of a run against the C floor (BENCH="--quick")
+# Other sandboxes that are Python packages, in an environment of their own: no
+# dependency of the project.  One that cannot be installed is named in the results.
+PEERS := build/peers
+PEER_PACKAGES := sandlock dmoj
+
+.PHONY: bench bench-peers bench-compare bench-deadlines bench-scale bench-micro profile
+bench: $(BIN)/.built $(BIN)/.extra-test ## cost of a run against the C floor, as a page (BENCH="--quick")
 	$(BIN)/python bench/run.py $(BENCH)
+
+bench-peers: ## install what bench compares with and is a Python package
+	"$(PYTHON)" -m venv $(PEERS)
+	for package in $(PEER_PACKAGES); do \
+	    $(PEERS)/bin/pip --disable-pip-version-check -q install $$package > $(PEERS)/$$package.log 2>&1 || \
+	    echo "$$package cannot be installed, see $(PEERS)/$$package.log"; done
+
+bench-compare: $(BIN)/.built ## measure again; exit 1 if a ratio is worse than stored (BENCH="--only latency")
+	$(BIN)/python bench/compare.py $(BENCH)
+
+profile: $(BIN)/.built ## what a run costs by step, in us and as shares of the floor (BENCH="--rounds 5")
+	$(BIN)/python bench/steps.py $(BENCH)
 
 bench-deadlines: $(BIN)/.built ## from a deadline to the last process dead (BENCH="--runs 40")
 	$(BIN)/python bench/deadlines.py $(BENCH)
+
+bench-scale: $(BIN)/.built ## what one costs among 1 to 1000 others (BENCH="--rounds 5")
+	$(BIN)/python bench/scale.py $(BENCH)
 
 bench-micro: $(BIN)/.built $(BIN)/.extra-test ## time per operation of single parts
 	$(BIN)/pytest bench/micro -o python_files='bench_*.py' -o python_functions='bench_*' $(PYTEST)

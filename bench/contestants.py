@@ -3,7 +3,7 @@
 `latencies` starts programs one after the other and returns seconds for each;
 `throughput` keeps a number of them running and returns runs per second.
 Every contestant captures the program's output, except the floor, which is a C
-loop of vfork, execve and wait4.
+loop of vfork, execve and wait4.  The sandboxes of others are in `peers`.
 """
 
 from __future__ import annotations
@@ -20,23 +20,39 @@ from typing import Literal, Protocol
 import evalbox
 
 HERE = Path(__file__).resolve().parent
-BWRAP = ("bwrap", "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent")
+AT_ONCE = 1000
 
 Command = tuple[str, ...]
 
 
+class PeerError(Exception):
+    """A program of another project did not do what was asked."""
+
+
 class Contestant(Protocol):
+    """Attributes:
+    name: in tables and results.
+    most_at_once: how many of its runs the throughput is measured with at most.
+    share: of the usual number of runs; less for what takes long.
+    """
+
     name: str
+    most_at_once: int
+    share: float
 
     def latencies(self, command: Command, runs: int) -> list[float]: ...
 
     def throughput(self, command: Command, runs: int, at_once: int) -> float: ...
 
 
+def compiler() -> str:
+    return shutil.which("gcc") or shutil.which("cc") or "clang"
+
+
 def build(folder: Path) -> tuple[Path, Path]:
     """Compiles the floor and the no-libc program into `folder`; returns their paths."""
     floor, true = folder / "floor", folder / "nolibc_true"
-    cc = shutil.which("gcc") or shutil.which("cc") or "clang"
+    cc = compiler()
     subprocess.run([cc, "-O2", "-o", floor, HERE / "floor.c"], check=True)
     bare = ["-O2", "-nostdlib", "-static", "-fno-stack-protector"]
     subprocess.run([cc, *bare, "-o", true, HERE / "nolibc_true.c"], check=True)
@@ -45,6 +61,8 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 class Floor:
     name = "floor"
+    most_at_once = AT_ONCE
+    share = 1.0
 
     def __init__(self, program: Path) -> None:
         self.program = str(program)
@@ -64,15 +82,26 @@ class Floor:
 class Subprocess:
     """`subprocess.run(capture_output=True)`, with an optional sandbox in front."""
 
-    def __init__(self, name: str = "subprocess", prefix: Command = ()) -> None:
+    def __init__(
+        self,
+        name: str = "subprocess",
+        prefix: Command = (),
+        most_at_once: int = AT_ONCE,
+        share: float = 1.0,
+    ) -> None:
         self.name = name
         self.prefix = prefix
+        self.most_at_once = most_at_once
+        self.share = share
 
     def _once(self, command: Command) -> None:
-        subprocess.run([*self.prefix, *command], capture_output=True, check=True)
+        ended = subprocess.run([*self.prefix, *command], capture_output=True)
+        if ended.returncode:
+            told = ended.stderr.decode(errors="replace").strip().splitlines()
+            raise PeerError(f"exit code {ended.returncode}: {told[-1] if told else 'no message'}")
 
     def latencies(self, command: Command, runs: int) -> list[float]:
-        return [_timed(lambda: self._once(command)) for _ in range(runs)]
+        return [timed(lambda: self._once(command)) for _ in range(runs)]
 
     def throughput(self, command: Command, runs: int, at_once: int) -> float:
         with ThreadPoolExecutor(at_once) as pool:
@@ -85,6 +114,9 @@ class Subprocess:
 class Evalbox:
     """One `Executor` with the default policy, as a user would hold it; in one of the tiers."""
 
+    most_at_once = AT_ONCE
+    share = 1.0
+
     def __init__(self, executor: evalbox.Executor, tier: Literal["process", "namespace"]) -> None:
         self.executor = executor
         self.name = f"evalbox, {tier}"
@@ -92,20 +124,28 @@ class Evalbox:
 
     def latencies(self, command: Command, runs: int) -> list[float]:
         plan = evalbox.Plan(command, policy=self.policy)
-        return [_timed(lambda: _expect_ok(self.executor.run(plan))) for _ in range(runs)]
+        return [timed(lambda: expect_ok(self.executor.run(plan))) for _ in range(runs)]
 
     def throughput(self, command: Command, runs: int, at_once: int) -> float:
-        plan = evalbox.Plan(command, policy=self.policy)
-        begin = time.perf_counter()
-        left = runs
-        while left or self.executor.active_count:
-            while left and self.executor.active_count < at_once:
-                self.executor.spawn(plan)
-                left -= 1
-            for event in self.executor.poll():
-                if isinstance(event, evalbox.Completed | evalbox.TimedOut):
-                    _expect_ok(event.output)
-        return runs / (time.perf_counter() - begin)
+        return plan_throughput(
+            self.executor, evalbox.Plan(command, policy=self.policy), runs, at_once
+        )
+
+
+def plan_throughput(
+    executor: evalbox.Executor, plan: evalbox.Plan, runs: int, at_once: int
+) -> float:
+    """Runs per second with so many of the same plan kept running."""
+    begin = time.perf_counter()
+    left = runs
+    while left or executor.active_count:
+        while left and executor.active_count < at_once:
+            executor.spawn(plan)
+            left -= 1
+        for event in executor.poll():
+            if isinstance(event, evalbox.Completed | evalbox.TimedOut):
+                expect_ok(event.output)
+    return runs / (time.perf_counter() - begin)
 
 
 def evalboxes(executor: evalbox.Executor) -> list[Evalbox]:
@@ -116,24 +156,12 @@ def evalboxes(executor: evalbox.Executor) -> list[Evalbox]:
     return [Evalbox(executor, "process"), Evalbox(executor, "namespace")]
 
 
-def _timed(act: Callable[[], object]) -> float:
+def timed(act: Callable[[], object]) -> float:
     begin = time.perf_counter()
     act()
     return time.perf_counter() - begin
 
 
-def _expect_ok(output: evalbox.Output) -> None:
+def expect_ok(output: evalbox.Output) -> None:
     if not output.ok:
         raise SystemExit(f"a measured run failed: {output.explain()}")
-
-
-def bubblewrap() -> Subprocess | None:
-    """Bubblewrap when it is installed and may make namespaces here, else None."""
-    if shutil.which(BWRAP[0]) is None:
-        print("bubblewrap is not installed and is left out", file=sys.stderr)
-        return None
-    tried = subprocess.run([*BWRAP, "/bin/true"], capture_output=True, text=True)
-    if tried.returncode != 0:
-        print(f"bubblewrap does not run here: {tried.stderr.strip()}", file=sys.stderr)
-        return None
-    return Subprocess("bubblewrap", BWRAP)

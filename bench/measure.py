@@ -1,50 +1,51 @@
-"""What is measured: each part is a function from contestants to ratios.
+"""What is measured: each part is a function from contestants to their rounds.
 
-Every round measures every contestant once, in an order that rotates, and the
-ratio is taken within the round: a machine that slows down for a while slows
+Every round measures every contestant once, in an order that rotates, so that a
+ratio can be taken within the round: a machine that slows down for a while slows
 down all of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import os
-import resource
+import functools
 import statistics
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import contestants
-import evalbox
-from contestants import Command, Contestant
-from tables import Ratio
+from contestants import Command, Contestant, PeerError
+from results import Rows, Series
 
 MICROSECONDS = 1e6
-BALLAST_SIZE = 2 << 30
-IDLE_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
+    """Attributes:
+    runs: per contestant and round, one after the other.
+    at_once: how many are measured at once at most.
+    """
+
     name: str
     command: Command
-    runs: int  # per contestant and round, one after the other
+    runs: int
+    at_once: int
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """Attributes:
+    scale: how many of the usual runs per round.
+    """
+
     rounds: int
     at_once: tuple[int, ...]
-    scale: float  # how many of the usual runs per round
+    scale: float
+    alive: tuple[int, ...]
 
-    def runs(self, program: Program) -> int:
-        return max(3, round(program.runs * self.scale))
-
-
-Results = dict[str, dict[str, Ratio]]
+    def runs(self, program: Program, who: Contestant | None = None) -> int:
+        share = 1.0 if who is None else who.share
+        return max(3, round(program.runs * self.scale * share))
 
 
 def rotated(items: Sequence[Contestant], by: int) -> list[Contestant]:
@@ -52,112 +53,91 @@ def rotated(items: Sequence[Contestant], by: int) -> list[Contestant]:
     return [*items[start:], *items[:start]]
 
 
-def in_rounds(
-    field: Sequence[Contestant], rounds: int, measure: Callable[[Contestant], float], scale: float
-) -> dict[str, Ratio]:
-    """Measures each contestant once per round; the first of `field` is the floor."""
-    values: dict[str, list[float]] = {contestant.name: [] for contestant in field}
-    for contestant in field:
-        measure(contestant)
-    for number in range(rounds):
-        for contestant in rotated(field, number):
-            values[contestant.name].append(measure(contestant))
-    floor = values[field[0].name]
-    return {name: Ratio.of(seen, floor, scale) for name, seen in values.items()}
+class Rounds:
+    """Measures a field again and again; who fails is out, and `notes` says so."""
 
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
 
-def latency(field: Sequence[Contestant], programs: Sequence[Program], how: Settings) -> Results:
-    def one(program: Program) -> dict[str, Ratio]:
-        runs = how.runs(program)
-        return in_rounds(
-            field,
-            how.rounds,
-            lambda who: statistics.median(who.latencies(program.command, runs)),
-            MICROSECONDS,
-        )
+    def of(
+        self,
+        label: str,
+        field: Sequence[Contestant],
+        rounds: int,
+        measure: Callable[[Contestant], float],
+    ) -> Series:
+        """Each contestant once per round; the first of `field` is the base."""
+        values: dict[str, list[float]] = {contestant.name: [] for contestant in field}
+        left = list(field)
+        # The first round only makes them warm.
+        for number in range(-1, rounds):
+            for contestant in rotated(field, number):
+                if contestant not in left:
+                    continue
+                try:
+                    took = measure(contestant)
+                except PeerError as failure:
+                    left.remove(contestant)
+                    del values[contestant.name]
+                    self.note(f"{contestant.name} failed with {label}: {failure}")
+                    continue
+                if number >= 0:
+                    values[contestant.name].append(float(f"{took:.5g}"))
+        return values
 
-    return {program.name: one(program) for program in programs}
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+        self.notes.append(text)
 
+    def latency(
+        self, field: Sequence[Contestant], programs: Sequence[Program], how: Settings
+    ) -> Rows:
+        def median(program: Program, who: Contestant) -> float:
+            taken = who.latencies(program.command, how.runs(program, who))
+            return statistics.median(taken) * MICROSECONDS
 
-def throughput(field: Sequence[Contestant], programs: Sequence[Program], how: Settings) -> Results:
-    def one(program: Program, at_once: int) -> dict[str, Ratio]:
-        runs = max(at_once, how.runs(program) * 4)
-        return in_rounds(
-            field, how.rounds, lambda who: who.throughput(program.command, runs, at_once), 1.0
-        )
+        return {
+            program.name: self.of(
+                program.name, field, how.rounds, functools.partial(median, program)
+            )
+            for program in programs
+        }
 
-    return {
-        f"{program.name}, {at_once} at once": one(program, at_once)
-        for program in programs
-        for at_once in how.at_once
-    }
+    def throughput(
+        self, field: Sequence[Contestant], programs: Sequence[Program], how: Settings
+    ) -> Rows:
+        rows: Rows = {}
+        for program in programs:
+            for at_once in how.at_once:
+                if at_once <= program.at_once:
+                    label = f"{program.name}, {at_once} at once"
+                    rows[label] = self._so_many(label, field, program, at_once, how)
+        return rows
 
+    def _so_many(
+        self, label: str, field: Sequence[Contestant], program: Program, at_once: int, how: Settings
+    ) -> Series:
+        able = [who for who in field if who.most_at_once >= at_once]
 
-def descendants(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            for child in map(int, (task / "children").read_text(encoding="ascii").split()):
-                yield child
-                yield from descendants(child)
+        def per_second(who: Contestant) -> float:
+            runs = max(at_once, how.runs(program, who) * 4)
+            return who.throughput(program.command, runs, at_once)
 
+        return self.of(label, able, how.rounds, per_second)
 
-def cpu_seconds_of(pid: int) -> float:
-    """Time on a processor, in the kernel's nanosecond count; 0 for a process that is gone."""
-    with contextlib.suppress(OSError):
-        text = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii")
-        return int(text.split()[0]) / 1e9
-    return 0.0
+    def alive_together(self, field: Sequence[Contestant], how: Settings) -> Rows:
+        """Programs that sleep until all are there: what starting and ending each took."""
+        return {
+            f"{count} alive": self._alive(field, count, min(how.rounds, 5)) for count in how.alive
+        }
 
+    def _alive(self, field: Sequence[Contestant], count: int, rounds: int) -> Series:
+        # Longer than it takes to start all of them, on a machine of two cores as well.
+        nap = 0.3 + count * 0.003
+        command = ("/bin/sleep", f"{nap:.2f}")
 
-def own_cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+        def beyond(who: Contestant) -> float:
+            elapsed = count / who.throughput(command, count, count)
+            return (elapsed - nap) / count * MICROSECONDS
 
-
-def cpu_per_run(who: Contestant, program: Program, how: Settings) -> dict[str, float]:
-    """Microseconds of CPU per run: this process alone, and the launcher with its inits.
-
-    Only processes that live as long as the executor are counted; a program
-    that is running never is.
-    """
-    # The helpers that eight at once need are there before the count begins.
-    who.throughput(program.command, 16, 8)
-    runs = how.runs(program) * how.rounds
-    helpers = list(descendants(os.getpid()))
-    before = own_cpu_seconds(), {pid: cpu_seconds_of(pid) for pid in helpers}
-    who.throughput(program.command, runs, 8)
-    host = own_cpu_seconds() - before[0]
-    launcher = sum(max(0.0, cpu_seconds_of(pid) - was) for pid, was in before[1].items())
-    return {"host": host / runs * MICROSECONDS, "launcher": launcher / runs * MICROSECONDS}
-
-
-@contextlib.contextmanager
-def large_host() -> Iterator[None]:
-    """2 GB resident and 8 threads that wait, as in a process that does other work too."""
-    done = threading.Event()
-    threads = [threading.Thread(target=done.wait) for _ in range(IDLE_THREADS)]
-    for thread in threads:
-        thread.start()
-    # Ones, so that every page is really there.
-    ballast = bytearray(b"\x01") * BALLAST_SIZE
-    try:
-        yield
-    finally:
-        del ballast
-        gc.collect()
-        done.set()
-        for thread in threads:
-            thread.join()
-
-
-def host_size(floor: Contestant, program: Program, how: Settings) -> Results:
-    """The same latency in a small host and in a large one, with an executor made there."""
-
-    def here() -> dict[str, Ratio]:
-        with evalbox.Executor() as executor:
-            field = [floor, contestants.Subprocess(), *contestants.evalboxes(executor)]
-            return latency(field, [program], how)[program.name]
-
-    small = here()
-    with large_host():
-        return {"small host": small, "2 GB and 8 threads": here()}
+        return self.of(f"{count} alive", field, rounds, beyond)

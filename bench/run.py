@@ -1,83 +1,46 @@
 """What a sandboxed run costs, as ratios to the cheapest possible run.
 
-Printed is the median of the rounds' ratios with quartiles. Absolute figures of
-two machines or two days cannot be compared; ratios can, with care.
+Prints tables and writes bench/results/DATE.html with all of them and with charts,
+and DATE.json beside it with every round.  Absolute figures of two machines or two
+days cannot be compared; ratios can, with care.
+
+    python bench/run.py [--quick] [--only latency,host] [--readme]
+    python bench/run.py --show bench/results/DATE.json [--readme]
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import contestants
 import evalbox
-import measure
+import figure
+import host
+import machine
+import page
+import peers
+import results
+import steps
 import tables
+import warm
 from contestants import Contestant
-from measure import Program, Results, Settings
+from measure import Program, Rounds, Settings
+from results import Results
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
-PARTS = ("latency", "throughput", "cpu", "host")
+FIGURE = HERE.parent / "docs" / "bench.svg"
+# What the README's figures are made from.
+KEPT = HERE.parent / "docs" / "bench.json"
+PARTS = ("latency", "throughput", "scale", "cpu", "host", "warm", "steps")
 
-QUICK = Settings(rounds=5, at_once=(8, 64), scale=0.25)
-FULL = Settings(rounds=15, at_once=(8, 64, 256), scale=1.0)
-
-
-@dataclass(slots=True)
-class Report:
-    """What the chosen parts found; a part that was not chosen stays empty."""
-
-    latency: Results = field(default_factory=dict)
-    throughput: Results = field(default_factory=dict)
-    host: Results = field(default_factory=dict)
-    cpu: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def one_after_the_other(self) -> str:
-        """The table that fits the README; the others are for who measures."""
-        title = "One after the other: times the floor (quartiles), median"
-        return tables.ratio_table(title, self.latency, "us")
-
-    def text(self) -> str:
-        blocks = [self.one_after_the_other()] if self.latency else []
-        blocks += [
-            tables.ratio_table(title, results, unit)
-            for title, results, unit in (
-                (
-                    "Many at once: share of the floor's runs per second (quartiles)",
-                    self.throughput,
-                    "/s",
-                ),
-                (
-                    "/bin/true from hosts of two sizes: times the floor (quartiles)",
-                    self.host,
-                    "us",
-                ),
-            )
-            if results
-        ]
-        if self.cpu:
-            blocks.append(tables.cpu_table("CPU of one run in us, 8 at once", self.cpu))
-        return "\n".join(blocks)
-
-    def as_json(self, settings: Settings) -> dict[str, object]:
-        return {
-            "schema_version": 1,
-            "machine": tables.machine(),
-            "evalbox": evalbox.__version__,
-            "rounds": settings.rounds,
-            "latency_us": tables.as_json(self.latency),
-            "throughput_per_second": tables.as_json(self.throughput),
-            "host_size_us": tables.as_json(self.host),
-            "cpu_us_per_run": self.cpu,
-        }
+QUICK = Settings(rounds=5, at_once=(1, 8, 64), scale=0.25, alive=(10, 100))
+FULL = Settings(rounds=15, at_once=(1, 8, 64, 256, 1000), scale=1.0, alive=(1, 10, 100, 1000))
 
 
 def programs(bare: Path) -> list[Program]:
@@ -85,41 +48,113 @@ def programs(bare: Path) -> list[Program]:
     # contestant starts the same file.
     python = os.path.realpath(sys.executable)
     return [
-        Program("/bin/true", ("/bin/true",), 40),
-        Program("no-libc true", (str(bare),), 40),
-        Program("python3 -c pass", (python, "-c", "pass"), 6),
+        Program("/bin/true", ("/bin/true",), 40, 1000),
+        Program("no-libc true", (str(bare),), 40, 64),
+        Program("python3 -c pass", (python, "-c", "pass"), 6, 64),
     ]
 
 
-def run_parts(parts: list[str], settings: Settings, folder: Path) -> Report:
+def run_parts(parts: list[str], how: Settings, asked: argparse.Namespace, folder: Path) -> Results:
     floor_path, bare = contestants.build(folder)
     floor = contestants.Floor(floor_path)
     every = programs(bare)
-    bwrap = contestants.bubblewrap()
-    report = Report()
+    found = Results()
+    rounds = Rounds(found.notes)
+    others, absent = peers.find(asked.peers)
+    found.peers = peer_facts(absent)
     with evalbox.Executor() as executor:
         ours = contestants.evalboxes(executor)
-        plain: Contestant = contestants.Subprocess()
-        entered: list[Contestant] = [floor, plain, *ours, *([bwrap] if bwrap else [])]
+        own: list[Contestant] = [floor, contestants.Subprocess(), *ours]
+        field = [*own, *others]
         if "latency" in parts:
-            report.latency = measure.latency(entered, every, settings)
+            found.parts["latency"] = rounds.latency(field, every, how)
         if "throughput" in parts:
-            report.throughput = measure.throughput(entered, every, settings)
+            found.parts["throughput"] = rounds.throughput(field, every, how)
+        if "scale" in parts:
+            found.parts["scale"] = rounds.alive_together(own, how)
         if "cpu" in parts:
-            for who in (plain, *ours):
-                report.cpu[who.name] = measure.cpu_per_run(who, every[0], settings)
+            for who in own[1:]:
+                found.cpu[who.name] = host.cpu_per_run(who, every[0], how)
     if "host" in parts:
-        report.host = measure.host_size(floor, every[0], settings)
-    return report
+        found.parts["host"] = host.host_size(rounds, floor, every[0], how, asked.host_gb)
+    if "steps" in parts:
+        found.steps = steps.profile(how.rounds)
+    if "warm" in parts:
+        if warm.exists():
+            warm.measure(found, rounds, how)
+        else:
+            rounds.note("this evalbox has no Template: nothing of warm interpreters is measured")
+    return found
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/run.py", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a look, not a result: few rounds")
-    parser.add_argument("--rounds", type=int, help="rounds of interleaved measurements")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
-    parser.add_argument("--readme", action="store_true", help="write the first table to README.md")
-    return parser.parse_args()
+def peer_facts(absent: dict[str, str]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": peer.name,
+            "confines": peer.confines,
+            "leaves": peer.leaves,
+            "why_absent": absent.get(peer.name, ""),
+        }
+        for peer in peers.PEERS
+    ]
+
+
+def arguments(line: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench/run.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a look, not a result: few rounds")
+    add("--rounds", type=int, help="rounds of interleaved measurements")
+    add("--only", default=",".join(PARTS), help="parts, separated by commas")
+    add("--peers", type=_names, help="other sandboxes, separated by commas; usually all there are")
+    add("--host-gb", type=float, default=host.usual_size(), help="size of the large host")
+    add(
+        "--readme",
+        action="store_true",
+        help="write the README's table, docs/bench.svg and docs/bench.json",
+    )
+    add("--show", type=Path, metavar="JSON", help="measure nothing; show what was stored")
+    return parser.parse_args(line)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.split(",")))
+
+
+def measured(asked: argparse.Namespace, parts: list[str]) -> Results:
+    usual = QUICK if asked.quick else FULL
+    how = Settings(asked.rounds or usual.rounds, usual.at_once, usual.scale, usual.alive)
+    facts = {
+        "date": f"{results.now():%Y-%m-%d %H:%M} UTC",
+        "evalbox": evalbox.__version__,
+        "rounds": how.rounds,
+        "quick": asked.quick,
+        "host_gb": asked.host_gb,
+        "machine": machine.describe(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # The sandboxed program runs under a uid of its own and must reach its file.
+        Path(folder).chmod(0o755)
+        found = run_parts(parts, how, asked, Path(folder))
+    found.facts = facts
+    found.facts["machine"]["load_after"] = round(os.getloadavg()[0], 2)
+    return found
+
+
+def for_readme(found: Results, text: str) -> tuple[str, str]:
+    """The README with table and chart of these results, and the chart."""
+    shown = f"{tables.readme_table(found)}\n![{figure.TITLE}](docs/bench.svg)"
+    return tables.replace_between_marks(text, shown), figure.readme_figure(found)
+
+
+def write_readme(found: Results) -> None:
+    readme, drawn = for_readme(found, README.read_text(encoding="utf-8"))
+    README.write_text(readme, encoding="utf-8")
+    FIGURE.write_text(drawn, encoding="utf-8")
+    results.store(found, KEPT)
 
 
 def main() -> None:
@@ -128,24 +163,22 @@ def main() -> None:
     unknown = set(parts) - set(PARTS)
     if unknown:
         raise SystemExit(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    if asked.readme and "latency" not in parts:
-        raise SystemExit("--readme writes the table of the part latency, which is not asked for")
-    usual = QUICK if asked.quick else FULL
-    settings = Settings(asked.rounds or usual.rounds, usual.at_once, usual.scale)
-    with tempfile.TemporaryDirectory() as folder:
-        # The sandboxed program runs under a uid of its own and must reach its file.
-        Path(folder).chmod(0o755)
-        report = run_parts(parts, settings, Path(folder))
-    print(report.text())
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    if asked.show:
+        found, written = results.load(asked.show), asked.show
+    else:
+        found = measured(asked, parts)
+        name = f"{'quick-' if asked.quick else ''}{results.now():%Y-%m-%d-%H%M}.json"
+        written = RESULTS / name
+        results.store(found, written)
+    if asked.readme and "latency" not in found.parts:
+        raise SystemExit("--readme writes what the part latency found, which is not there")
+    shown = RESULTS / f"{written.stem}.html"
     RESULTS.mkdir(exist_ok=True)
-    written = RESULTS / f"{'quick-' if asked.quick else ''}{today}.json"
-    written.write_text(json.dumps(report.as_json(settings), indent=1) + "\n", encoding="utf-8")
-    print(f"{settings.rounds} rounds; written to {written.relative_to(HERE.parent)}")
+    shown.write_text(page.render(found), encoding="utf-8")
+    print(tables.report(found))
+    print(f"{found.facts['rounds']} rounds; see {shown}, made from {written}")
     if asked.readme:
-        page = README.read_text(encoding="utf-8")
-        fresh = tables.replace_between_marks(page, report.one_after_the_other())
-        README.write_text(fresh, encoding="utf-8")
+        write_readme(found)
 
 
 if __name__ == "__main__":

@@ -1,46 +1,17 @@
-"""Statistics, tables and the description of the machine: no measuring here."""
+"""Results as Markdown tables that also line up on a terminal; it measures nothing."""
 
 from __future__ import annotations
 
-import os
-import platform
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
+
+from results import PARTS, Ratio, Results
 
 BEGIN = "<!-- bench: begin -->"
 END = "<!-- bench: end -->"
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """The median of the per-round ratios to the floor, and their quartiles."""
-
-    median: float
-    low: float
-    high: float
-    absolute: float  # median of the rounds: microseconds, or runs per second
-
-    @classmethod
-    def of(cls, values: Sequence[float], floor: Sequence[float], scale: float) -> Ratio:
-        ratios = [value / base for value, base in zip(values, floor, strict=True)]
-        low, median, high = quartiles(ratios)
-        return cls(median, low, high, statistics.median(values) * scale)
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, median, high
-
-
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up on a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -51,15 +22,30 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
-def ratio_table(title: str, results: Mapping[str, Mapping[str, Ratio]], unit: str) -> str:
+def names_of(rows: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The contestants of all rows, each once, in the order in which they appear."""
+    return list(dict.fromkeys(name for row in rows.values() for name in row))
+
+
+def ratio_table(title: str, rows: Mapping[str, Mapping[str, Ratio]], unit: str) -> str:
     """Rows are what was run, columns the contestants; a cell is ratio (quartiles), absolute."""
-    names = list(dict.fromkeys(name for row in results.values() for name in row))
-    rows = []
-    for program, found in results.items():
+    names = names_of(rows)
+    lines = []
+    for row, found in rows.items():
         cells = (found.get(name) for name in names)
         shown = [f"{cell}, {cell.absolute:.0f} {unit}" if cell else "-" for cell in cells]
-        rows.append([program, *shown])
-    return f"{title}\n\n{markdown(['', *names], rows)}\n"
+        lines.append([row, *shown])
+    return f"{title}\n\n{markdown(['', *names], lines)}\n"
+
+
+def tall_table(title: str, rows: Mapping[str, Mapping[str, Ratio]], unit: str) -> str:
+    """The same with a line for each contestant, for a terminal that is not that wide."""
+    lines = [
+        [row, name, f"{ratio}", f"{ratio.absolute:.0f} {unit}"]
+        for row, found in rows.items()
+        for name, ratio in found.items()
+    ]
+    return f"{title}\n\n{markdown(['', '', 'ratio (quartiles)', 'median'], lines)}\n"
 
 
 def cpu_table(title: str, cpu: Mapping[str, Mapping[str, float]]) -> str:
@@ -67,30 +53,82 @@ def cpu_table(title: str, cpu: Mapping[str, Mapping[str, float]]) -> str:
     return f"{title}\n\n{markdown(['', 'this process', 'launcher and inits'], rows)}\n"
 
 
-def as_json(results: Mapping[str, Mapping[str, Ratio]]) -> dict[str, dict[str, dict[str, float]]]:
-    return {
-        column: {name: asdict(ratio) for name, ratio in row.items()}
-        for column, row in results.items()
-    }
+def peer_table(results: Results) -> str:
+    rows = [
+        [
+            peer["name"],
+            peer.get("why_absent") or "measured",
+            peer["confines"],
+            peer["leaves"],
+        ]
+        for peer in results.peers
+    ]
+    header = ["sandbox", "here", "confines, as started here", "does not"]
+    return f"What the others are, and why some are not here\n\n{markdown(header, rows)}\n"
 
 
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith(("model name", "CPU part")):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+def step_tables(steps: Mapping[str, Any], least: float) -> str:
+    """Cost by step; steps of less than this share of a run are summed up."""
+    told = (_step_table(tier, one, least) for tier, one in steps["tiers"].items())
+    return "\n".join([f"{steps['told']}\n", *told])
 
 
-def machine() -> dict[str, str | int]:
-    """What a reader needs to judge the figures; nothing that names the host."""
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count() or 0,
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "user": "root" if os.geteuid() == 0 else "ordinary",
-    }
+def without_small(rows: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """Those of less than this share of the whole summed up, side by side."""
+    least = share * sum(row["us"] for row in rows)
+    shown: list[dict[str, Any]] = []
+    for side in dict.fromkeys(row["side"] for row in rows):
+        of_side = [row for row in rows if row["side"] == side]
+        small = [row for row in of_side if row["us"] < least]
+        shown += [row for row in of_side if row["us"] >= least]
+        if small:
+            sums = {key: sum(row[key] for row in small) for key in ("us", "share_of_floor")}
+            shown.append({"side": side, "step": f"{len(small)} smaller steps", **sums})
+    return shown
+
+
+def _step_table(tier: str, told: Mapping[str, Any], least: float) -> str:
+    shown = without_small(told["rows"], least)
+    rows = [
+        [row["side"], row["step"], f"{row['us']:.1f}", f"{row['share_of_floor']:.3f}"]
+        for row in shown
+    ]
+    total = sum(row["us"] for row in shown if row["side"] != "afterwards")
+    rows.append(["", "before run() returns", f"{total:.1f}", f"{total / told['floor_us']:.3f}"])
+    slower = told["total_us"] / told["unmarked_us"]
+    return (
+        f"{tier}\n\n{markdown(['', 'step', 'us', 'of the floor'], rows)}\n\n"
+        f"{told['runs']} runs, {told['left_out']} left out; the floor is {told['floor_us']:.1f} us;"
+        f" a run without marks takes {told['unmarked_us']:.1f} us, with them {slower:.2f} times"
+        " that.\n"
+    )
+
+
+def readme_table(results: Results) -> str:
+    """The table that fits the README; the others are for who measures."""
+    part = PARTS["latency"]
+    return ratio_table(part.title, results.ratios("latency"), part.unit)
+
+
+def report(results: Results) -> str:
+    """Everything, for the terminal."""
+    blocks = []
+    for key, part in PARTS.items():
+        if key in results.parts:
+            blocks.append(tall_table(part.title, results.ratios(key), part.unit))
+    if results.cpu:
+        blocks.append(cpu_table("CPU of one run in us, 8 at once", results.cpu))
+    if results.memory:
+        rows = [[name, f"{kib:.0f} KiB"] for name, kib in results.memory.items()]
+        title = "What a parked interpreter keeps to itself"
+        blocks.append(f"{title}\n\n{markdown(['', 'private memory'], rows)}\n")
+    if results.steps:
+        blocks.append(step_tables(results.steps, 0.01))
+    if results.peers:
+        blocks.append(peer_table(results))
+    if results.notes:
+        blocks.append("\n".join(f"Note: {note}" for note in results.notes) + "\n")
+    return "\n".join(blocks)
 
 
 def replace_between_marks(text: str, fresh: str) -> str:

@@ -23,9 +23,10 @@ from evalbox.errors import (
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
 from evalbox.executor import Executor, check_system, run
 from evalbox.limits import GiB, KiB, Limits, MiB
-from evalbox.output import Enforcement, Output, Status, Usage
+from evalbox.output import Enforcement, Output, Status
 from evalbox.plan import PIPE, File, Plan
 from evalbox.policy import ALL, CORE, Network, Policy, Syscalls
+from evalbox.usage import Usage
 
 if TYPE_CHECKING:
     from evalbox._host import Host

@@ -22,8 +22,9 @@ from evalbox._syscall_table import NUMBERS
 from evalbox._values import FrozenMap, unchecked
 from evalbox.errors import EvalboxError, SetupError
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
-from evalbox.output import Enforcement, Output, Status, Usage
+from evalbox.output import Enforcement, Output, Status
 from evalbox.plan import Plan
+from evalbox.usage import Usage
 
 # How many seconds init may take past a deadline before it is taken to be stuck.
 GRACE = 5.0
@@ -150,8 +151,17 @@ class Life:
         self.phase = Phase.ENDED
         return Step(error=error)
 
-    def reported(self, report: Report, files: dict[str, bytes], stage: str) -> Step:
-        """Init says how it ended; `files` were collected, `stage` is its name if it failed."""
+    def reported(
+        self,
+        report: Report,
+        files: dict[str, bytes],
+        stage: str,
+        kept: tuple[float, float] | None = None,
+    ) -> Step:
+        """Init says how it ended; `files` were collected, `stage` is its name if it failed.
+
+        `kept`: the share of stolen time and the seconds throttled, when they are known.
+        """
         if self.is_over:
             return Step()
         if report.cause == Cause.SETUP:
@@ -160,7 +170,7 @@ class Life:
         if report.execed and self.phase is not Phase.RUNNING:
             events.append(Started(self.id))
         self.phase = Phase.ENDED
-        events.append(self._ended(self._output_of(report, files)))
+        events.append(self._ended(self._output_of(report, files, kept or (None, None))))
         return Step(events)
 
     # ---- the end
@@ -193,7 +203,12 @@ class Life:
         end = TimedOut if output.status is Status.WALL_TIME else Completed
         return end(self.id, output)
 
-    def _output_of(self, report: Report, files: dict[str, bytes]) -> Output:
+    def _output_of(
+        self,
+        report: Report,
+        files: dict[str, bytes],
+        kept: tuple[float, float] | tuple[None, None],
+    ) -> Output:
         status, exit_code, signal = _how_it_ended(report)
         user, system = report.user_time / _NS, report.system_time / _NS
         return unchecked(
@@ -212,6 +227,8 @@ class Life:
                 cpu_time=user + system,
                 peak_memory=report.peak_memory,
                 processes=report.processes or None,
+                steal_share=kept[0],
+                throttled_time=kept[1],
             ),
             enforcement=self.enforcement,
             files=FrozenMap(files) if files else _NO_FILES,

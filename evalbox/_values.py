@@ -172,6 +172,14 @@ def seconds(value: object, what: str) -> float:
     return float(number)
 
 
+def share(value: object, what: str) -> float:
+    """A part of a whole, 0 to 1."""
+    number = _number(value, what)
+    if number > 1:
+        raise PlanError(f"{what} must be at most 1, not {shown(number)}")
+    return float(number)
+
+
 def whole(value: object, what: str) -> int:
     """A count or a number of bytes; 0.5 * GiB is one too."""
     if type(value) is int and 0 <= value <= MAX_INT:
@@ -188,6 +196,13 @@ def whole(value: object, what: str) -> int:
     if result > MAX_INT:
         raise PlanError(f"{what} must be below 2**63; for no limit write None")
     return result
+
+
+def positive(value: object, what: str) -> int:
+    """A count of at least one; 8.0 is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise PlanError(f"{what} must be a whole number above 0, not {shown(value)}")
+    return value
 
 
 def optional(check: Callable[[object, str], V]) -> Callable[[object, str], V | None]:

@@ -50,7 +50,9 @@ class PlanError(EvalboxError, ValueError):
     """The description of a run asks for something impossible.
 
     Raised when the value is made, or, for what depends on the host (a path that
-    does not exist), by `run` and `spawn`; always before any process exists.
+    does not exist), by `run` and `spawn`; always before any process of it exists.
+    `poll` and `run` raise it, too, when runs that are held would make them wait
+    for ever.
     """
 
 

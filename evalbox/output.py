@@ -24,7 +24,6 @@ from evalbox._values import (
     mapping,
     needed,
     optional,
-    seconds,
     shown,
     signal_name,
     size,
@@ -35,6 +34,7 @@ from evalbox._values import (
 from evalbox.errors import PlanError, ProgramFailed
 from evalbox.limits import Limits
 from evalbox.policy import PROPERTIES
+from evalbox.usage import Usage
 
 Level = Literal["enforced", "partial", "none"]
 LEVELS = ("enforced", "partial", "none")
@@ -56,51 +56,6 @@ class Status(enum.StrEnum):
     """It was killed for a denied system call (on_denied="kill")."""
     KILLED = enum.auto()
     """It was ended by `Executor.kill`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What the run used; the whole tree, orphans included.
-
-    Attributes:
-        wall_time: seconds from execve to the end.
-        user_time: seconds in user mode.
-        system_time: seconds in the kernel.
-        cpu_time: seconds of both together.
-        peak_memory: bytes; of the tree where the kernel counts it, else of the
-            largest process. `Output.enforcement["memory"]` says which.
-        processes: the most that were alive at once; None where not counted.
-    """
-
-    wall_time: float
-    user_time: float
-    system_time: float
-    cpu_time: float
-    peak_memory: int
-    processes: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, check in _USAGE_CHECKS.items():
-            store(self, **{name: check(getattr(self, name), f"usage.{name}")})
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        return {name: getattr(self, name) for name in _USAGE_CHECKS}
-
-    @classmethod
-    def from_dict(cls, data: JsonObject) -> Usage:
-        given = json_fields(data, "usage", _USAGE_CHECKS)
-        needed(given, "usage", [name for name in _USAGE_CHECKS if name != "processes"])
-        return cls(**given)
-
-
-_USAGE_CHECKS: dict[str, Callable[[object, str], float | int | None]] = {
-    "wall_time": seconds,
-    "user_time": seconds,
-    "system_time": seconds,
-    "cpu_time": seconds,
-    "peak_memory": whole,
-    "processes": optional(whole),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,14 +294,35 @@ def _wall_time(output: Output) -> str:
     )
     return (
         f"It was killed at the wall time limit of {_seconds(output.limits.wall_time)}"
-        f" after {used:.3g} s of processor time. {what}"
+        f" after {used:.3g} s of processor time. {what}{_interference(output)}"
     )
+
+
+# Less is what a shared machine always has.
+_MUCH_STOLEN = 0.1
+_MUCH_THROTTLED = 0.1
+
+
+def _interference(output: Output) -> str:
+    """What else may have been the reason, when there was much of it; begins with a space."""
+    usage = output.usage
+    found = []
+    if (usage.steal_share or 0.0) >= _MUCH_STOLEN:
+        found.append(
+            f"the hypervisor gave {usage.steal_share:.0%} of the wanted processor time to others"
+        )
+    if (usage.throttled_time or 0.0) >= _MUCH_THROTTLED * max(usage.wall_time, 0.1):
+        found.append(f"a CPU quota kept this cgroup waiting for {usage.throttled_time:.3g} s")
+    if not found:
+        return ""
+    return f" But meanwhile {' and '.join(found)}: on a quiet machine it may be in time."
 
 
 def _cpu_time(output: Output) -> str:
     return (
         f"It was killed at the limit of {_seconds(output.limits.cpu_time)} of processor time,"
         " counted over all its processes. Make it faster or raise limits.cpu_time."
+        f"{_interference(output)}"
     )
 
 

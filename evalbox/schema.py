@@ -138,7 +138,12 @@ def plan_schema() -> Schema:
 def _usage() -> Schema:
     times = ("wall_time", "user_time", "system_time", "cpu_time")
     properties = {**dict.fromkeys(times, _SECONDS), "peak_memory": _WHOLE}
-    return _object({**properties, "processes": _nullable(_WHOLE)}, tuple(properties))
+    not_always = {
+        "processes": _nullable(_WHOLE),
+        "steal_share": _nullable({**_SECONDS, "maximum": 1}),
+        "throttled_time": _nullable(_SECONDS),
+    }
+    return _object({**properties, **not_always}, tuple(properties))
 
 
 def _enforcement() -> Schema:

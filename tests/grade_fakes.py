@@ -11,8 +11,9 @@ from evalbox.events import Completed, Event, SandboxId, Started, TimedOut
 from evalbox.grade import Cause, Graded, Problem, Sample
 from evalbox.grade.inside import wire
 from evalbox.limits import Limits
-from evalbox.output import Enforcement, Output, Status, Usage
+from evalbox.output import Enforcement, Output, Status
 from evalbox.plan import Plan
+from evalbox.usage import Usage
 
 ADD = Problem(
     task_id="Small/0",

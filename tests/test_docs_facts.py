@@ -8,9 +8,10 @@ from pathlib import Path
 import evalbox
 from evalbox._host import Missing
 from evalbox.limits import GiB, KiB, Limits, MiB
-from evalbox.output import Enforcement, Output, Status, Usage
+from evalbox.output import Enforcement, Output, Status
 from evalbox.plan import Plan
 from evalbox.policy import CORE, PROPERTIES, Policy
+from evalbox.usage import Usage
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")

@@ -109,6 +109,22 @@ def test_set_id_bits_are_denied_wherever_a_mode_is_given() -> None:
             assert answer(NONE, name, *leading, mode & 0o1777) == ALLOW, name
 
 
+def test_mknod_makes_files_and_pipes_and_no_device() -> None:
+    regular, pipe, socket, char, block = 0o100000, 0o010000, 0o140000, 0o020000, 0o060000
+    for kind in (0, regular, pipe, socket):
+        assert answer(NONE, "mknodat", 0, 0, kind | 0o600) == ALLOW
+    for kind in (char, block):
+        assert answer(NONE, "mknodat", 0, 0, kind | 0o600) == EPERM
+
+
+def test_no_rename_leaves_a_device_behind() -> None:
+    noreplace, exchange, whiteout = 1, 2, 4
+    for flags in (0, noreplace, exchange):
+        assert answer(NONE, "renameat2", 0, 0, 0, 0, flags) == ALLOW
+    for flags in (whiteout, whiteout | noreplace):
+        assert answer(NONE, "renameat2", 0, 0, 0, 0, flags) == EPERM
+
+
 def test_the_mode_of_open_counts_only_when_a_file_is_made() -> None:
     for name, leading in (("open", (0,)), ("openat", (0, 0))):
         for mode, flags in itertools.product(SET_ID_MODES, (CREAT, TMPFILE, CREAT | 0o2)):

@@ -347,6 +347,9 @@ def test_usage_is_in_seconds_and_bytes() -> None:
     usage = output_of(running().reported(report(), {}, "")).usage
     assert (usage.wall_time, usage.user_time, usage.system_time) == (1.5, 0.25, 0.5)
     assert (usage.cpu_time, usage.peak_memory, usage.processes) == (0.75, 4096, None)
+    assert (usage.steal_share, usage.throttled_time) == (None, None)
+    shared = output_of(running().reported(report(), {}, "", (0.25, 1.5))).usage
+    assert (shared.steal_share, shared.throttled_time) == (0.25, 1.5)
     counted = output_of(running().reported(report(processes=3), {}, "")).usage
     assert counted.processes == 3
 

@@ -75,6 +75,14 @@ def test_the_build_under_test_is_the_one_that_was_asked_for(tmp_path: Path) -> N
         assert [Path(line).parent for line in printed.splitlines()] == [wanted, wanted]
 
 
+def test_a_missing_emulator_is_named_with_its_package() -> None:
+    command = [sys.executable, "tools/kernels/run.py", "--suite", "expected"]
+    env = {**os.environ, "PATH": "/nonexistent"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    line = "qemu-system-x86_64 is missing: apt-get install qemu-system-x86\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+
+
 def copy_for_check_child(folder: Path, addition: str) -> subprocess.CompletedProcess[str]:
     for name in ("csrc", "tools"):
         shutil.copytree(ROOT / name, folder / name)

@@ -14,7 +14,8 @@ from evalbox._values import size
 from evalbox.errors import PlanError, ProgramFailed
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
 from evalbox.limits import Limits
-from evalbox.output import Enforcement, Output, Status, Usage
+from evalbox.output import Enforcement, Output, Status
+from evalbox.usage import Usage
 from value_samples import EVERY, HELD, NORMAL, USAGE, ended
 
 
@@ -119,6 +120,45 @@ def test_explanation_of_a_timeout_tells_waiting_from_computing() -> None:
     busy = ended(Status.WALL_TIME, usage=dataclasses.replace(USAGE, cpu_time=1.4))
     assert "waiting" in waiting.explain()
     assert "computing" in busy.explain()
+
+
+QUIET = {"steal_share": 0.02, "throttled_time": 0.01}
+
+
+@pytest.mark.parametrize("status", [Status.WALL_TIME, Status.CPU_TIME])
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"steal_share": 0.35}, ["hypervisor", "35%"]),
+        ({"throttled_time": 0.75}, ["quota", "0.75 s"]),
+        ({"steal_share": 0.1, "throttled_time": 0.5}, ["hypervisor", " and ", "quota"]),
+    ],
+    ids=["steal", "quota", "both"],
+)
+def test_explanation_of_a_timeout_names_what_the_machine_kept_from_it(
+    status: Status, kept: dict[str, float], said: list[str]
+) -> None:
+    text = ended(status, usage=dataclasses.replace(USAGE, **{**QUIET, **kept})).explain()
+    assert all(part in text for part in said), text
+    quiet = ended(status, usage=dataclasses.replace(USAGE, **QUIET)).explain()
+    unknown = ended(status).explain()
+    assert quiet == unknown
+    assert all(part not in quiet for part in ("hypervisor", "quota"))
+
+
+def test_usage_of_before_these_were_known_can_be_read() -> None:
+    data = USAGE.to_dict()
+    assert Usage.from_dict(data) == USAGE
+    assert (data.pop("steal_share"), data.pop("throttled_time")) == (None, None)
+    assert Usage.from_dict(data) == USAGE
+
+
+@pytest.mark.parametrize(
+    "field", [{"steal_share": 1.01}, {"steal_share": -0.1}, {"throttled_time": -1.0}], ids=str
+)
+def test_a_share_is_between_0_and_1_and_no_time_is_negative(field: dict[str, float]) -> None:
+    with pytest.raises(PlanError, match="usage"):
+        dataclasses.replace(USAGE, **field)
 
 
 @pytest.mark.parametrize("number", [*range(1, 32), 34, 64, 99])

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from evalbox.limits import Limits, MiB
-from evalbox.output import Enforcement, Output, Status, Usage
+from evalbox.output import Enforcement, Output, Status
 from evalbox.plan import File, Plan
 from evalbox.policy import PROPERTIES, Policy
+from evalbox.usage import Usage
 
 RICH_PLAN = Plan(
     ["./tool", b"\xff", "", Path("/x")],

@@ -129,6 +129,22 @@ def parse_own(proc_cgroup: str) -> dict[str, str]:
     return own
 
 
+def own_directories(controller: str) -> list[tuple[Mount, str]]:
+    """Where this process is as to a controller, and all above it that can be seen."""
+    try:
+        mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        own = parse_own(Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return []
+    found = []
+    for mount in parse_mounts(mountinfo):
+        name = "" if mount.kind == "cgroup2" else controller
+        path = mount.path_of(own.get(name, "/..")) if name in {"", *mount.options} else None
+        if path is not None:
+            found += [(mount, folder) for folder in _lineage(path, mount)]
+    return found
+
+
 # ---- the answer --------------------------------------------------------------------
 
 

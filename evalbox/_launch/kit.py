@@ -32,6 +32,7 @@ from evalbox.resolve import Program, resolve
 
 # Each keeps some two dozen descriptors.
 MOST_KEPT = 6
+_MOST_LIMITS = 64
 _serials = itertools.count(1)
 
 
@@ -92,6 +93,9 @@ class Kit:
         found = self._enforcement.get(limits)
         if found is None:
             found = host().check(self.policy, limits, self.identity)
+            if len(self._enforcement) >= _MOST_LIMITS:
+                # Limits that are others for every run would stay for ever.
+                self._enforcement.clear()
             self._enforcement[limits] = found
         return found
 

@@ -20,6 +20,7 @@ from evalbox import _native
 from evalbox._host import host
 from evalbox._host.namespaces import PROGRAM, namespace_config
 from evalbox._launch.cgroups import LauncherCgroups
+from evalbox._launch.idle import IdleSlots
 from evalbox._launch.kit import Filters, Kit
 from evalbox._launch.root import Root
 from evalbox._launch.slot import Slot, close_all
@@ -56,7 +57,7 @@ class Launcher:
         filters: what it was made for.
         token: by which the event loop knows it.
         control: socket to it.
-        idle: slots that serve no run, the one used last at the end.
+        idle: slots that serve no run.
     """
 
     def __init__(self, filters: Filters, token: int, wire: Wire, uids: UidLocks | None) -> None:
@@ -65,7 +66,7 @@ class Launcher:
         self.wire = wire
         self.uids = uids
         self.slots: dict[int, Slot] = {}
-        self.idle: list[Slot] = []
+        self.idle = IdleSlots()
         self.pid = self.pidfd = self.control = -1
         self.is_gone = False
         self._free_numbers: list[int] = []
@@ -236,8 +237,7 @@ class Launcher:
             self.cgroups.remove(slot.name)
         del self.slots[slot.number]
         self._free_numbers.append(slot.number)
-        if slot in self.idle:
-            self.idle.remove(slot)
+        self.idle.discard(slot)
         if slot.uid is not None and self.uids:
             self.uids.release(slot.uid)
 

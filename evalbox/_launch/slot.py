@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from evalbox import _native
 from evalbox.compile import tree
+from evalbox.plan import Plan
 from evalbox.resolve import base_environment
-from evalbox.workspace import PLACES
+from evalbox.workspace import PLACES, collect
 from evalbox.workspace.flags import DIRECTORY
 
 if TYPE_CHECKING:
@@ -95,6 +96,13 @@ class Slot:
             return os.open(place, DIRECTORY, dir_fd=self.workspace)
         root.open_up()
         return os.open(f"{self.name}/{place}", DIRECTORY, dir_fd=root.fd)
+
+    def collect(self, plan: Plan) -> dict[str, bytes]:
+        """The files that a run left; its workspace is empty then."""
+        with self.box() as box:
+            files = collect(box, plan.collect, plan.limits.disk)
+        self.clear()
+        return files
 
     def clear(self) -> None:
         """Leaves the workspace as the next run must find it."""

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
-from evalbox._values import Argument, shown
+from evalbox._values import Argument, optional, positive, shown
 from evalbox.errors import PlanError, UnsupportedError
 from evalbox.events import Event, SandboxId
 from evalbox.output import Output
@@ -65,22 +65,40 @@ class Executor:
     it until it is closed: after that, and in a forked child, its methods raise
     ValueError.
 
+    Any number of runs can be spawned; those that may not start yet wait in the
+    order of their spawn, and their clocks do not run: a run's time begins with its
+    own execve. A run starts when all of this holds:
+
+    - it is the first of those that wait;
+    - fewer than `max_running` are alive (None: however many). Held runs are alive;
+    - there are descriptors for it below the soft RLIMIT_NOFILE of this process;
+    - the host's memory, and that of the cgroups of this process, can hold its
+      `limits.memory`, besides what has been promised to those that have just
+      started. A run that has had a processor for a quarter of a second counts with
+      what it uses by then. While no other runs one always starts.
+
+    For programs that compute, `max_running=len(os.sched_getaffinity(0))` keeps one
+    run from being another's reason to time out; for certainty about memory,
+    `max_running` times `limits.memory` has to fit.
+
     Raises:
+        PlanError: `max_running` is not a whole number above 0.
         UnsupportedError: this is not Linux, or the compiled part does not load.
         SetupError: there is no descriptor left for it.
     """
 
     run = _Run()
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_running: int | None = None) -> None:
         self._loop: Loop | None = None
+        optional(positive)(max_running, "max_running")
         check_system()
         # Here and not above, so that evalbox can be imported anywhere.
         from evalbox.executor.dispatch import as_setup_error
         from evalbox.executor.loop import Loop
 
         try:
-            self._loop = Loop()
+            self._loop = Loop(max_running)
         except OSError as error:
             raise as_setup_error(error) from error
         self._pid = os.getpid()
@@ -100,7 +118,8 @@ class Executor:
         [] at once when no run is active. None waits without a limit.
 
         Raises:
-            PlanError: `timeout` is not a number.
+            PlanError: `timeout` is not a number; or it is None, every run that was
+                started is held, and the others wait behind these.
             SetupError: a run could not start, or what it left not be collected; `id` says
                 which, and no event of it follows. Those of other runs come with the next
                 call.
@@ -132,7 +151,10 @@ class Executor:
         self._mine().close_stdin(id)
 
     def kill(self, id: SandboxId) -> None:  # noqa: A002
-        """Ends a run with status KILLED. KeyError: there was no such run."""
+        """Ends a run with status KILLED, one that waits at once.
+
+        KeyError: there was no such run.
+        """
         self._mine().kill(id)
 
     def release(self, id: SandboxId) -> None:  # noqa: A002
@@ -141,7 +163,7 @@ class Executor:
 
     @property
     def active_count(self) -> int:
-        """Runs whose Completed or TimedOut `poll` has not returned yet."""
+        """Runs whose Completed or TimedOut `poll` has not returned yet, waiting ones too."""
         return self._mine().unreturned
 
     def fileno(self) -> int:

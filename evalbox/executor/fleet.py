@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import resource
 import select
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,27 +14,16 @@ from evalbox._launch import Filters, Kit, Launcher, Slot, UidLocks
 from evalbox._native import Wire
 from evalbox.errors import SetupError
 from evalbox.executor import tokens
+from evalbox.executor.descriptors import Descriptors
 
 MOST_LAUNCHERS = 8
 _MOST_SLOTS = 4096  # MAX_SLOTS of csrc/launcher.c
-# A slot takes one descriptor here or two; a run with PIPE and hold two more.
-_FDS_PER_RUN = 4
+# Descriptors of a slot: its socket, and in namespaces its workspace.
+_FDS = {"process": 1, "namespace": 2}
 # Inits in namespaces that wait for a run with the policy and program that they serve.
 _MOST_IDLE_OF_OTHERS = 64
-_FDS_KEPT_FREE = 128
 # So many may have been killed one by one, each before it had made a slot.
 _DEAD_LAUNCHERS = 3
-
-
-def _idle_slot(launcher: Launcher, kit: Kit) -> Slot | None:
-    """In namespaces an init has the files of one kit only."""
-    idle = launcher.idle
-    if kit.tier == "process":
-        return idle.pop() if idle else None
-    for at in range(len(idle) - 1, -1, -1):
-        if idle[at].ruleset == kit.serial:
-            return idle.pop(at)
-    return None
 
 
 def _nobody_takes_orders(launcher: Launcher, error: OSError) -> bool:
@@ -46,35 +34,44 @@ def _nobody_takes_orders(launcher: Launcher, error: OSError) -> bool:
 
 
 class Fleet:
-    """Owner of launchers and, as root, of the uids of their runs."""
+    """Owner of launchers and, as root, of the uids of their runs.
+
+    Attributes:
+        descriptors: what its slots, and the runs in them, keep open.
+    """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        self.descriptors = Descriptors()
         self._uids: UidLocks | None = None
         self._launchers: OrderedDict[Filters, Launcher] = OrderedDict()
-        self._by_token: dict[int, Launcher | Slot] = {}
+        self._launcher_tokens: dict[int, Launcher] = {}
+        # Those of dead launchers too: each is there until its end is known.
+        self._slots: dict[int, Slot] = {}
         # Launchers that died: their inits still end their runs.
         self._dead: list[Launcher] = []
         self._ids = itertools.count(1)
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = max(4, min(_MOST_SLOTS, (soft - _FDS_KEPT_FREE) // _FDS_PER_RUN))
-        self._most = self._limit
+        self._most = _MOST_SLOTS
 
     # ---- slots
 
-    def take(self, kit: Kit, tries: int = _DEAD_LAUNCHERS) -> Slot | None:
+    def take(self, kit: Kit, more: int = 0, tries: int = _DEAD_LAUNCHERS) -> Slot | None:
         """A slot that is free, or a new one; None when there can be no more now.
+
+        `more` descriptors will be kept open by the run itself.
 
         Raises:
             SetupError: no launcher for this kit, or no init in it, can be started.
         """
         launcher = self._launcher(kit.filters)
-        slot = _idle_slot(launcher, kit)
+        if more and not self.descriptors.have(more) and not self._retire_one():
+            return None
+        slot = launcher.idle.take(kit)
         if slot is not None:
             return slot
         if len(launcher.idle) >= _MOST_IDLE_OF_OTHERS:
-            launcher.destroy(launcher.idle.pop(0))
-        if self._count() >= self._most and not self._retire_one():
+            launcher.destroy(launcher.idle.take_oldest())
+        if not self._has_room(_FDS[kit.tier] + more) and not self._retire_one():
             return None
         token = next(self._ids)
         try:
@@ -83,33 +80,31 @@ class Fleet:
             if tries > 0 and _nobody_takes_orders(launcher, error):
                 # It was killed, and the loop has not heard of it yet.
                 self.launcher_gone(launcher)
-                return self.take(kit, tries - 1)
+                return self.take(kit, more, tries - 1)
             # Out of descriptors: there are enough when another run has ended.
             if isinstance(error, SetupError) or not self.lower():
                 raise
             return None
-        self._by_token[token] = slot
+        self._slots[token] = slot
+        self.descriptors.take(_FDS[kit.tier])
         self._wire.add(slot.sock, select.EPOLLIN, tokens.make(token, tokens.INIT))
         return slot
 
-    @property
-    def busy(self) -> int:
-        """Slots that serve a run."""
-        return self._count() - sum(len(launcher.idle) for launcher in self._launchers.values())
+    def _has_room(self, descriptors: int) -> bool:
+        return len(self._slots) < self._most and self.descriptors.have(descriptors)
 
     def give_back(self, slot: Slot) -> None:
         """Its run has ended and its workspace is as it was."""
         slot.run_id = 0
-        # What was short when `lower` was called may be there again.
-        self._most = self._limit
+        self.lift()
         if not slot.launcher.is_gone:
-            slot.launcher.idle.append(slot)
+            slot.launcher.idle.add(slot)
 
     def bury(self, slot: Slot) -> None:
         """A free slot whose init has died, maybe with its launcher: it is not used again."""
         if slot.launcher.has_ended:
             if not slot.launcher.is_gone:
-                slot.launcher.idle.append(slot)
+                slot.launcher.idle.add(slot)
                 self.launcher_gone(slot.launcher)
         else:
             slot.launcher.destroy(slot)
@@ -119,10 +114,18 @@ class Fleet:
 
         False when there is none at all.
         """
-        count = self._count()
         # One at least, or a run would wait for ever.
-        self._most = max(1, count)
-        return count > 0
+        self._most = max(1, len(self._slots))
+        return bool(self._slots)
+
+    def lift(self) -> None:
+        """What was short when `lower` was called may be there again."""
+        self._most = _MOST_SLOTS
+
+    @property
+    def is_short(self) -> bool:
+        """Whether something of the system was short, and may be there again at any time."""
+        return self._most < _MOST_SLOTS
 
     def forget(self, slot: Slot) -> None:
         """Init and its tree are gone."""
@@ -132,7 +135,8 @@ class Fleet:
             slot.launcher.end()
 
     def _drop_slot(self, slot: Slot) -> None:
-        del self._by_token[slot.token]
+        del self._slots[slot.token]
+        self.descriptors.give_back(_FDS[slot.launcher.filters.tier])
         self._unwatch(slot.sock)
         slot.launcher.forget_slot(slot)
 
@@ -141,15 +145,11 @@ class Fleet:
         with contextlib.suppress(FileNotFoundError):
             self._wire.remove(fd)
 
-    def _count(self) -> int:
-        return sum(len(launcher.slots) for launcher in self._launchers.values())
-
     def _retire_one(self) -> bool:
         """Ends an idle init, of whatever kit; False when there is none."""
         for launcher in self._launchers.values():
             if launcher.idle:
-                slot = launcher.idle.pop(0)
-                launcher.destroy(slot)
+                launcher.destroy(launcher.idle.take_oldest())
                 return True
         return False
 
@@ -178,7 +178,7 @@ class Fleet:
         self._retire_launchers()
         launcher = Launcher(filters, next(self._ids), self._wire, self._uids)
         self._launchers[filters] = launcher
-        self._by_token[launcher.token] = launcher
+        self._launcher_tokens[launcher.token] = launcher
         token = tokens.make(launcher.token, tokens.CONTROL)
         self._wire.add(launcher.control, select.EPOLLIN, token)
         return launcher
@@ -197,21 +197,19 @@ class Fleet:
     def _drop_launcher(self, launcher: Launcher) -> None:
         """Forgets it, with its slots that serve no run."""
         self._unwatch(launcher.control)
-        del self._by_token[launcher.token]
+        del self._launcher_tokens[launcher.token]
         del self._launchers[launcher.filters]
-        for slot in launcher.idle[:]:
+        for slot in list(launcher.idle):
             self._drop_slot(slot)
 
     # ---- tokens
 
     def launcher_of(self, token: int) -> Launcher | None:
         """None for a late event of one that is gone."""
-        found = self._by_token.get(token)
-        return found if isinstance(found, Launcher) else None
+        return self._launcher_tokens.get(token)
 
     def slot_of(self, token: int) -> Slot | None:
-        found = self._by_token.get(token)
-        return found if isinstance(found, Slot) else None
+        return self._slots.get(token)
 
     # ---- end
 
@@ -238,7 +236,8 @@ class Fleet:
     def _drop(self) -> None:
         self._launchers.clear()
         self._dead.clear()
-        self._by_token.clear()
+        self._launcher_tokens.clear()
+        self._slots.clear()
         if self._uids is not None:
             self._uids.close()
             self._uids = None

@@ -6,7 +6,10 @@ Facts about epoll that this relies on:
   the whole loop is one descriptor to any other; what is kept in memory makes an
   eventfd in the set readable, and a timerfd stands for the deadlines;
 - it is level-triggered here: one message per descriptor and round is enough, and
-  fair to the others.
+  fair to the others, as what was ready and is so again goes to the end of the
+  kernel's list.
+
+Nothing here is done for all runs at an event of one.
 
 Decisions are `_lifecycle`'s. Limits are held by init; the heap of deadlines is
 the second line, for an init that is stuck.
@@ -18,28 +21,29 @@ import contextlib
 import errno
 import itertools
 import math
-import os
 import platform
-import select
 import time
-from collections import deque
 
+from evalbox._host.interference import Interference
 from evalbox._launch import Launcher, Slot
 from evalbox._lifecycle import Life, Order, Step
 from evalbox._native import Control, Report, ReportType, Wire, stage_name
 from evalbox.errors import EvalboxError, InternalError, PlanError, SetupError
 from evalbox.events import Completed, Event, SandboxId, TimedOut
 from evalbox.executor import tokens
+from evalbox.executor.admission import Admission
 from evalbox.executor.deadlines import Deadlines
-from evalbox.executor.dispatch import Dispatcher, as_setup_error
+from evalbox.executor.dispatch import QUEUE, Dispatcher, as_setup_error
 from evalbox.executor.fleet import Fleet
+from evalbox.executor.outbox import Outbox
 from evalbox.executor.record import Run
 from evalbox.executor.stdin import Stdin
 from evalbox.output import Output
 from evalbox.plan import PIPE, Plan
-from evalbox.workspace import collect
 
 _MAX_WAIT_MS = 2**31 - 1
+# A held run that cannot be set up still ends by itself, well within this.
+_HELD_SECONDS = 1.0
 
 
 class Loop:
@@ -50,27 +54,24 @@ class Loop:
         unreturned: runs whose end `poll` has not returned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_running: int | None = None) -> None:
         self.wire = Wire()
         self.unreturned = 0
         self._machine = platform.machine()
         self._ids = itertools.count(1)
         self._last_id = 0
         self._runs: dict[int, Run] = {}
-        self._ready: list[Event] = []
-        self._errors: deque[EvalboxError] = deque()
-        self._is_awake = False
-        self._is_polling = False
+        self._outbox = Outbox(self.wire, tokens.make(0, tokens.WAKE))
         self._fleet = Fleet(self.wire)
-        self._dispatcher = Dispatcher(self.wire, self._fleet)
         self._deadlines = Deadlines(self.wire, tokens.make(0, tokens.TIMER))
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.wire.add(self._wake, select.EPOLLIN, tokens.make(0, tokens.WAKE))
+        admission = Admission(max_running)
+        self._dispatcher = Dispatcher(self.wire, self._fleet, admission, self._deadlines)
+        self._interference = Interference()
 
     # ---- what a caller asks for
 
     def spawn(self, plan: Plan) -> SandboxId:
-        run = self._start(plan, self._ready)
+        run = self._start(plan, self._outbox.events)
         self.unreturned += 1
         return run.life.id
 
@@ -82,7 +83,7 @@ class Loop:
         run = self._start(plan, events)
         try:
             while not run.life.is_over:
-                self._turn(-1)
+                self._wait(-1)
         except BaseException:
             self._apply(run, run.life.kill())
             raise
@@ -95,21 +96,20 @@ class Loop:
 
     def poll(self, timeout: float | None) -> list[Event]:
         until = _until(timeout)
-        self._is_polling = True
+        outbox = self._outbox
+        outbox.is_watched = True
         try:
             self._wait_until(until)
         finally:
-            self._is_polling = False
+            outbox.is_watched = False
             # Interrupted, or with more than is returned now.
-            if self._ready or self._errors:
-                self._wake_up()
-        if self._errors:
+            if outbox:
+                outbox.wake_up()
+        error = outbox.take_error()
+        if error is not None:
             self.unreturned -= 1
-            raise self._take_error()
-        self._sleep()
-        events = self._ready[:]
-        # Emptied and not replaced: it is the sink of every spawned run.
-        self._ready.clear()
+            raise error
+        events = outbox.take_events()
         self.unreturned -= sum(isinstance(event, Completed | TimedOut) for event in events)
         return events
 
@@ -120,18 +120,32 @@ class Loop:
         """
         if not self.unreturned:
             self._turn(0)
-        while not self._ready and not self._errors and self.unreturned:
+        while self.unreturned and not self._outbox:
             left = until - time.monotonic()
             milliseconds = -1 if left == math.inf else math.ceil(max(0.0, left) * 1000)
-            self._turn(min(milliseconds, _MAX_WAIT_MS))
+            self._wait(min(milliseconds, _MAX_WAIT_MS))
             if left <= 0:
                 return
 
-    def _take_error(self) -> EvalboxError:
-        error = self._errors.popleft()
-        if not self._errors and not self._ready:
-            self._sleep()
-        return error
+    def _wait(self, timeout_ms: int) -> None:
+        """One round; -1: for as long as it takes.
+
+        Raises:
+            PlanError: it would take for ever.
+        """
+        if timeout_ms >= 0 or not self._dispatcher.waits_for_held:
+            self._turn(timeout_ms)
+            return
+        until = time.monotonic() + _HELD_SECONDS
+        while self._dispatcher.waits_for_held:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise PlanError(
+                    "every run that was started is held, and others wait behind them: release"
+                    " or kill one, or let more run at once (max_running, RLIMIT_NOFILE)"
+                )
+            if self._turn(math.ceil(left * 1000)):
+                return
 
     def write_stdin(self, id: int, data: bytes) -> None:  # noqa: A002
         run = self._known(id)
@@ -154,11 +168,13 @@ class Loop:
         run = self._known(id)
         if run is not None:
             self._apply(run, run.life.kill())
+            if not run.has_begun:
+                self._dispatcher.go_on(self._fail)
 
     def release(self, id: int) -> None:  # noqa: A002
         run = self._known(id)
-        if run is not None and run.gate >= 0:
-            os.eventfd_write(run.gate, 1)
+        if run is not None:
+            self._dispatcher.release(run)
 
     def _known(self, id: int) -> Run | None:  # noqa: A002
         """The run, None when it has ended; KeyError when there never was one."""
@@ -182,12 +198,10 @@ class Loop:
         enforcement = kit.enforcement(plan.limits)
         self._last_id = next(self._ids)
         life = Life(SandboxId(self._last_id), plan, self._machine, enforcement)
-        run = Run(life, sink, kit.serves_once(plan))
+        token = tokens.make(life.id, tokens.STDIN)
+        stdin = Stdin(self.wire, token) if plan.stdin is PIPE else None
+        run = Run(life, sink, kit.serves_once(plan), stdin)
         try:
-            if plan.stdin is PIPE:
-                run.stdin = Stdin(self.wire, tokens.make(life.id, tokens.STDIN))
-            if plan.hold:
-                run.gate = os.eventfd(0, os.EFD_CLOEXEC)
             self._dispatcher.start(run, kit)
         except BaseException:
             run.close()
@@ -197,8 +211,10 @@ class Loop:
 
     # ---- one round
 
-    def _turn(self, timeout_ms: int) -> None:
-        for token in self.wire.wait(timeout_ms):
+    def _turn(self, timeout_ms: int) -> bool:
+        """Whether anything was there."""
+        ready = self.wire.wait(timeout_ms)
+        for token in ready:
             id, kind = tokens.split(token)  # noqa: A001
             if kind == tokens.INIT:
                 slot = self._fleet.slot_of(id)
@@ -214,6 +230,7 @@ class Loop:
                     self._on_launcher(launcher)
             elif kind == tokens.TIMER:
                 self._on_timer()
+        return bool(ready)
 
     def _on_init(self, slot: Slot) -> None:
         try:
@@ -235,6 +252,7 @@ class Loop:
             return
         if report.type == ReportType.STARTED:
             self._apply(run, run.life.started(time.monotonic()))
+            run.before = self._interference.sample()
             due = run.life.due()
             if due is not None:
                 self._deadlines.add(due, run.life.id)
@@ -258,11 +276,12 @@ class Loop:
             return False
         run.slot = None
         try:
-            files = _collect(slot, run.life.plan) if run.life.plan.collect else {}
+            files = slot.collect(run.life.plan) if run.life.plan.collect else {}
         except OSError as error:
             self._fail(run, as_setup_error(error, "collect"))
             return False
-        self._apply(run, run.life.reported(report, files, stage_name(report.stage)))
+        kept = None if run.before is None else run.before.until(self._interference.sample())
+        self._apply(run, run.life.reported(report, files, stage_name(report.stage), kept))
         return not report.dirty and not run.serves_once
 
     def _on_init_eof(self, slot: Slot) -> None:
@@ -311,6 +330,8 @@ class Loop:
     def _on_timer(self) -> None:
         now = time.monotonic()
         for number in self._deadlines.passed(now):
+            if number == QUEUE:
+                self._dispatcher.look_again(self._fail)
             run = self._runs.get(number)
             if run is not None:
                 self._apply(run, run.life.overdue(now))
@@ -326,18 +347,16 @@ class Loop:
             self._carry_out(step.order, run, run.slot)
         if step.error is not None:
             run.error = step.error
-            if run.sink is self._ready:
-                step.error.id = run.life.id
-                # Errors are told first: what came of it before would follow its end.
-                self._ready[:] = [event for event in self._ready if event.id != run.life.id]
-                self._errors.append(step.error)
-                self._wake_up()
+            if run.sink is self._outbox.events:
+                self._outbox.fail(run.life.id, step.error)
         if step.events:
             run.sink.extend(step.events)
-            if run.sink is self._ready:
-                self._wake_up()
+            if run.sink is self._outbox.events:
+                self._outbox.wake_up()
         if run.life.is_over:
             self._runs.pop(run.life.id, None)
+            self._deadlines.drop(run.life.id)
+            self._dispatcher.forget(run)
             run.close()
 
     def _carry_out(self, order: Order, run: Run, slot: Slot) -> None:
@@ -348,17 +367,6 @@ class Loop:
                 order = Order.DESTROY
         if order is Order.DESTROY:
             slot.launcher.destroy(slot)
-
-    def _wake_up(self) -> None:
-        """Makes `fileno()` readable: there is something that no descriptor tells of."""
-        if not self._is_awake and not self._is_polling:
-            self._is_awake = True
-            os.eventfd_write(self._wake, 1)
-
-    def _sleep(self) -> None:
-        if self._is_awake:
-            self._is_awake = False
-            os.eventfd_read(self._wake)
 
     # ---- end
 
@@ -380,16 +388,8 @@ class Loop:
         self._runs.clear()
         self._dispatcher.close()
         self._deadlines.close()
-        os.close(self._wake)
+        self._outbox.close()
         self.wire.close()
-
-
-def _collect(slot: Slot, plan: Plan) -> dict[str, bytes]:
-    """The files that a run left; its workspace is empty then."""
-    with slot.box() as box:
-        files = collect(box, plan.collect, plan.limits.disk)
-    slot.clear()
-    return files
 
 
 def _until(timeout: float | None) -> float:

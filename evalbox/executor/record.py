@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from evalbox._host.interference import Sample
 from evalbox._launch import Slot
 from evalbox._lifecycle import Life
 from evalbox.errors import EvalboxError
@@ -18,22 +19,58 @@ class Run:
         life: what is known of it.
         sink: gets its events.
         stdin: with stdin=PIPE.
-        gate: eventfd that lets it start, with hold; else -1.
+        gate: eventfd that lets it start, with hold; -1 before `open`, and without.
+        is_held: whether it waits to be released, here or at its gate.
+        has_begun: whether an init was given it.
         slot: that serves it now.
         serves_once: whether no other run gets that slot.
         error: why it could not start; it has no other end then.
+        before: the machine as the run began, when it was told to have started.
     """
 
-    __slots__ = ("error", "gate", "life", "serves_once", "sink", "slot", "stdin")
+    __slots__ = (
+        "before",
+        "error",
+        "gate",
+        "has_begun",
+        "is_held",
+        "life",
+        "serves_once",
+        "sink",
+        "slot",
+        "stdin",
+    )
 
-    def __init__(self, life: Life, sink: list[Event], serves_once: bool) -> None:
+    def __init__(
+        self, life: Life, sink: list[Event], serves_once: bool, stdin: Stdin | None
+    ) -> None:
         self.life = life
         self.sink = sink
         self.serves_once = serves_once
-        self.stdin: Stdin | None = None
+        self.stdin = stdin
         self.gate = -1
+        self.is_held = life.plan.hold
+        self.has_begun = False
         self.slot: Slot | None = None
         self.error: EvalboxError | None = None
+        self.before: Sample | None = None
+
+    @property
+    def descriptors(self) -> int:
+        """How many it keeps open here while it runs."""
+        return (self.stdin is not None) + self.life.plan.hold
+
+    def open(self) -> None:
+        """What init is to be given: not before it is its turn."""
+        if self.stdin is not None:
+            self.stdin.open()
+        if self.life.plan.hold and self.gate < 0:
+            self.gate = os.eventfd(0 if self.is_held else 1, os.EFD_CLOEXEC)
+
+    def release(self) -> None:
+        self.is_held = False
+        if self.gate >= 0:
+            os.eventfd_write(self.gate, 1)
 
     def close(self) -> None:
         if self.stdin is not None:

@@ -13,25 +13,43 @@ from evalbox._native import Wire
 class Stdin:
     """Owner of both ends of the pipe until init has the reading one.
 
+    Runs that wait for their turn have no pipe yet, or they would use up the
+    descriptors of those that could go.
+
     Attributes:
-        theirs: what init gets; -1 once it is sent.
+        theirs: what init gets; -1 before `open`, and once it is sent.
+        unwritten: bytes that the pipe has not taken.
     """
 
-    __slots__ = ("_is_closing", "_is_watched", "_ours", "_queue", "_token", "_wire", "theirs")
+    __slots__ = (
+        "_is_closed",
+        "_is_closing",
+        "_is_watched",
+        "_ours",
+        "_queue",
+        "_token",
+        "_wire",
+        "theirs",
+        "unwritten",
+    )
 
     def __init__(self, wire: Wire, token: int) -> None:
-        self.theirs, self._ours = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._ours, False)
+        self.theirs = self._ours = -1
+        self.unwritten = 0
         self._wire = wire
         self._token = token
         self._queue: deque[memoryview] = deque()
         self._is_closing = False
+        self._is_closed = False
         self._is_watched = False
 
-    @property
-    def unwritten(self) -> int:
-        """Bytes that the pipe has not taken."""
-        return sum(map(len, self._queue))
+    def open(self) -> None:
+        """Makes the pipe, if it is not there, with what was queued before."""
+        if self._is_closed or self._ours >= 0:
+            return
+        self.theirs, self._ours = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._ours, False)
+        self.flush()
 
     def give(self, owner: int | None) -> None:
         """Its run's uid may open /dev/stdin again."""
@@ -46,18 +64,17 @@ class Stdin:
 
     def write(self, data: bytes) -> None:
         """Queues; BrokenPipeError when it is closed, here or by the program."""
-        if self._ours < 0 or self._is_closing:
+        if self._is_closed or self._is_closing:
             raise BrokenPipeError("the stdin of this run is closed")
         if data:
             self._queue.append(memoryview(data))
+            self.unwritten += len(data)
         self._advance()
 
     def finish(self) -> None:
         """Closes it behind what is queued."""
-        if self._ours >= 0:
-            self._is_closing = True
-            if not self._queue:
-                self._close_ours()
+        self._is_closing = True
+        self.flush()
 
     def flush(self) -> None:
         """The pipe takes more, or the program closed it."""
@@ -73,7 +90,9 @@ class Stdin:
     def _close_ours(self) -> None:
         # A run that waits for its turn still needs the other end.
         ours, self._ours = self._ours, -1
+        self._is_closed = True
         self._queue.clear()
+        self.unwritten = 0
         if ours < 0:
             return
         if self._is_watched:
@@ -87,6 +106,7 @@ class Stdin:
         try:
             while self._queue:
                 written = _native.write(self._ours, self._queue[0])
+                self.unwritten -= written
                 self._queue[0] = self._queue[0][written:]
                 if not self._queue[0]:
                     self._queue.popleft()

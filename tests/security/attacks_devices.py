@@ -25,6 +25,14 @@ program(
     act='os.mknod("device", stat.S_IFCHR | 0o600, 0)',
     privileged="a file system that is no overlay",
 )
+program(
+    "F27.renamed",
+    "leave such a device behind by renaming",
+    property=None,
+    blocked=MADE,
+    act='open("file", "w").close(); call("renameat2", -100, b"file", -100, b"other", 4)',
+    privileged="a file system that is no overlay",
+)
 for _kind, _bits, _number in (("char", "S_IFCHR", (1, 1)), ("block", "S_IFBLK", (7, 0))):
     program(
         f"F27.{_kind}",

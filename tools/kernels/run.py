@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import needs
+
 PROJECT = Path(__file__).resolve().parents[2]
 BUILD = PROJECT / "build" / "kernels"
 RELEASES = ("6.1", "6.12")
@@ -34,13 +36,15 @@ SUITES = {
     "security": ["-k", "no_attack_succeeds", "tests/security/test_attacks.py"],
 }
 PYTEST = [
-    *("/venv/bin/python", "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"),
-    *("--timeout", "600"),
+    # On the console stands which test is at work, and in the end what took the time.
+    *("/venv/bin/python", "-m", "pytest", "-v", "--durations=12", "--color=no"),
+    *("-p", "no:cacheprovider", "--timeout", "600"),
 ]
 COMPILED = ("evalbox/_core.abi3.so", "evalbox/_launcher")
+EMULATOR = "qemu-system-x86_64"
 # One processor: with two and counted time, 6.1 does not come up.
 QEMU = [
-    *("qemu-system-x86_64", "-M", "pc,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "4G"),
+    *("-M", "pc,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "4G"),
     *("-icount", "shift=0", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"),
 ]
 # Without randomised addresses the emulator need not translate the same code again for each process.
@@ -104,7 +108,7 @@ def job(suites: dict[str, list[str]]) -> str:
 
 def debugfs(disk: Path, *commands: str, write: bool = False) -> None:
     """Changes or reads an ext4 image without mounting it, which would need root."""
-    program = ["/sbin/debugfs", *(["-w"] if write else []), "-f", "-", disk]
+    program = [needs.find("debugfs"), *(["-w"] if write else []), "-f", "-", disk]
     subprocess.run(program, input="\n".join(commands), check=True, capture_output=True, text=True)
 
 
@@ -126,7 +130,8 @@ def prepare(machine: Machine, suites: dict[str, list[str]]) -> None:
 def boot(machine: Machine) -> None:
     kernel = BUILD / machine.release / "vmlinuz"
     drive = f"if=none,id=disk,format=raw,cache=unsafe,file={machine.disk}"
-    command = [*QEMU, "-kernel", kernel, "-append", f"{BOOT} caller={machine.caller}"]
+    command = [needs.find(EMULATOR), *QEMU, "-kernel", kernel]
+    command += ["-append", f"{BOOT} caller={machine.caller}"]
     command += ["-drive", drive, "-device", "nvme,serial=disk,drive=disk"]
     with (machine.folder / "console.txt").open("wb") as console:
         try:
@@ -200,6 +205,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     wanted = arguments()
+    for program in (EMULATOR, "debugfs"):
+        needs.find(program)
     suites = {name: SUITES[name] for name in wanted.suite or SUITES}
     if wanted.pytest:
         suites = {"given": wanted.pytest}

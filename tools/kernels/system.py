@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import needs
+
 PACKAGES = (
     *("dash", "bash", "coreutils", "findutils", "grep", "sed", "mawk", "tar", "gzip"),
     *("diffutils", "file", "perl-base", "util-linux", "mount", "procps", "iproute2"),
@@ -98,17 +100,18 @@ def fill(root: Path, venv: Path) -> None:
 
 def make_image(root: Path, image: Path) -> None:
     # In a user namespace of its own, an ordinary user's files are root's.
-    become_root = [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
+    become_root = [] if os.geteuid() == 0 else [needs.find("unshare"), "--map-root-user"]
     options = ["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", root]
     # The name changes only when all is there.
     unfinished = image.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
-    subprocess.run([*become_root, "/sbin/mke2fs", *options, unfinished, SIZE], check=True)
+    subprocess.run([*become_root, needs.find("mke2fs"), *options, unfinished, SIZE], check=True)
     unfinished.rename(image)
 
 
 def main() -> None:
     venv, image = Path(sys.argv[1]), Path(sys.argv[2])
+    needs.find("mke2fs")
     image.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=image.parent) as folder:
         root = Path(folder) / "root"
