@@ -1,4 +1,4 @@
-"""Builds the two native parts: evalbox._core (cffi, abi3) and evalbox/_launcher.
+"""Builds the native parts: evalbox._core (cffi, abi3), evalbox/_launcher, evalbox/_interpreter.so.
 
 The metadata stands in pyproject.toml; the sources and flags in csrc/sources.py.
 Switches in the environment: CC, EVALBOX_WERROR=1, EVALBOX_SANITIZE=1.
@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "csrc"))
 import sources  # noqa: E402  (needs the line above)
 
 LAUNCHER = Path("evalbox", "_launcher")
+INTERPRETER = Path("evalbox", "_interpreter.so")
 
 # Best first. Static: the launcher confines itself before anything else runs,
 # and a program that needs no loader has less to be confined around.
@@ -63,34 +64,42 @@ def link_style(cc: list[str]) -> list[str]:
     raise SystemExit(f"{shlex.join(cc)} cannot link a program: apt-get install libc6-dev")
 
 
-def build_launcher(target: Path) -> None:
-    cc = compiler()
+def build(target: Path, names: list[str], flags: list[str]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Linked under another name and renamed: a launcher that is running now
     # keeps its own file, and the link does not fail with ETXTBSY.
     fresh = target.with_name(target.name + ".new")
-    flags = [*sources.compile_flags(), *link_style(cc), *sources.link_flags()]
-    names = sources.paths(sources.LAUNCHER)
-    subprocess.run([*cc, *flags, "-Icsrc", *names, "-o", str(fresh)], check=True)
+    command = [*compiler(), *flags, "-Icsrc", *sources.paths(names), "-o", str(fresh)]
+    subprocess.run(command, check=True)
     fresh.chmod(0o755)
     fresh.replace(target)
+
+
+def build_launcher(target: Path) -> None:
+    flags = [*sources.compile_flags(), *link_style(compiler()), *sources.link_flags()]
+    build(target, sources.LAUNCHER, flags)
+
+
+def build_interpreter(target: Path) -> None:
+    build(target, sources.INTERPRETER, [*sources.compile_flags(False), *sources.SHARED])
+
+
+BUILDERS = {LAUNCHER: build_launcher, INTERPRETER: build_interpreter}
 
 
 class BuildNative(build_ext):
     def run(self) -> None:
         super().run()
-        if not sources.LAUNCHER:
-            return
-        build_launcher(Path(self.build_lib) / LAUNCHER)
-        if self.inplace:
-            built = Path(self.build_lib) / LAUNCHER
-            fresh = LAUNCHER.with_name("_launcher.new")
-            shutil.copy2(built, fresh)
-            fresh.replace(LAUNCHER)
+        for name, builder in BUILDERS.items():
+            built = Path(self.build_lib) / name
+            builder(built)
+            if self.inplace:
+                fresh = name.with_name(name.name + ".new")
+                shutil.copy2(built, fresh)
+                fresh.replace(name)
 
     def get_outputs(self) -> list[str]:
-        launcher = [str(Path(self.build_lib) / LAUNCHER)] if sources.LAUNCHER else []
-        return [*super().get_outputs(), *launcher]
+        return [*super().get_outputs(), *(str(Path(self.build_lib) / name) for name in BUILDERS)]
 
 
 setup(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evalbox.grade.markup import Html, element
-from results import OURS, Ratio
+from results import OURS, Ratio, short
 
 _ROW = 40
 _PLOT = 240
@@ -72,40 +72,41 @@ class LogScale:
         return [tick for tick in found if math.log10(tick).is_integer()]
 
 
-def ratios(title: str, found: Mapping[str, Ratio], unit: str) -> Html:
+def ratios(title: str, found: Mapping[str, Ratio], unit: str, suffix: str = "×") -> Html:
     """A row for each contestant: a dot at the median, a line from quartile to quartile."""
     scale = LogScale.over(list(found.values()))
     height = _ROW * len(found)
     parts = [element("title", title)]
-    for tick in scale.ticks():
-        x = f"{scale.place(tick):.2f}%"
-        kind = "base" if tick == 1 else "grid"
-        parts.append(element("line", x1=x, x2=x, y1=18, y2=height, class_=kind))
-        parts.append(
-            element("text", f"{tick:g}×", x=x, y=height + 16, class_="tick", text_anchor="middle")
-        )
     for number, (name, ratio) in enumerate(found.items()):
-        parts += _ratio_row(name, ratio, scale, number * _ROW, unit)
-    return _svg(title, parts, height + 24)
+        top = number * _ROW
+        shown = f"{short(ratio.median)}{suffix} · {amount(ratio.absolute, unit)}"
+        parts += _ticks(scale, top)
+        parts.append(element("text", name, x=0, y=top + 15))
+        parts.append(element("text", shown, x="100%", y=top + 15, class_="value"))
+        parts += _dot(name, ratio, scale, top + 27)
+    for tick in scale.ticks():
+        x, told = f"{scale.place(tick):.2f}%", f"{tick:g}{suffix}"
+        parts.append(element("text", told, x=x, y=height + 14, class_="tick", text_anchor="middle"))
+    return _svg(title, parts, height + 22)
 
 
-def _ratio_row(name: str, ratio: Ratio, scale: LogScale, top: int, unit: str) -> list[Html]:
-    told = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-    shown = f"{ratio.median:.2f}× · {amount(ratio.absolute, unit)}"
+def _ticks(scale: LogScale, top: int) -> list[Html]:
+    """The axis of one row; between the rows there is text."""
+    y = top + 27
+    parts = [element("line", x1=0, x2="100%", y1=y, y2=y, class_="grid")]
+    for tick in scale.ticks():
+        x, kind = f"{scale.place(tick):.2f}%", "base" if tick == 1 else "grid"
+        parts.append(element("line", x1=x, x2=x, y1=y - 6, y2=y + 6, class_=kind))
+    return parts
+
+
+def _dot(name: str, ratio: Ratio, scale: LogScale, y: int) -> list[Html]:
     low, high = (f"{scale.place(value):.2f}%" for value in (ratio.low, ratio.high))
-    colour, y = tone(name), top + 27
+    middle = f"{scale.place(ratio.median):.2f}%"
+    told = element("title", f"{name}: {ratio}")
     return [
-        element("text", name, x=0, y=top + 15),
-        element("text", shown, x="100%", y=top + 15, class_="value"),
-        element("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker {colour}"),
-        element(
-            "circle",
-            element("title", f"{name}: {told}"),
-            cx=f"{scale.place(ratio.median):.2f}%",
-            cy=y,
-            r=5,
-            class_=f"dot {colour}",
-        ),
+        element("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker {tone(name)}"),
+        element("circle", told, cx=middle, cy=y, r=5, class_=f"dot {tone(name)}"),
     ]
 
 

@@ -21,6 +21,7 @@ import evalbox
 
 HERE = Path(__file__).resolve().parent
 AT_ONCE = 1000
+DEFAULT = evalbox.Limits()
 
 Command = tuple[str, ...]
 
@@ -117,43 +118,49 @@ class Evalbox:
     most_at_once = AT_ONCE
     share = 1.0
 
-    def __init__(self, executor: evalbox.Executor, tier: Literal["process", "namespace"]) -> None:
+    def __init__(
+        self,
+        executor: evalbox.Executor,
+        tier: Literal["process", "namespace"],
+        limits: evalbox.Limits = DEFAULT,
+    ) -> None:
         self.executor = executor
+        self.limits = limits
         self.name = f"evalbox, {tier}"
         self.policy = evalbox.Policy(isolation=tier)
 
     def latencies(self, command: Command, runs: int) -> list[float]:
-        plan = evalbox.Plan(command, policy=self.policy)
+        plan = self._plan(command)
         return [timed(lambda: expect_ok(self.executor.run(plan))) for _ in range(runs)]
 
     def throughput(self, command: Command, runs: int, at_once: int) -> float:
-        return plan_throughput(
-            self.executor, evalbox.Plan(command, policy=self.policy), runs, at_once
-        )
+        plan = self._plan(command)
+        return runs / timed(lambda: run_all(self.executor, lambda: plan, runs, at_once))
+
+    def _plan(self, command: Command) -> evalbox.Plan:
+        return evalbox.Plan(command, policy=self.policy, limits=self.limits)
 
 
-def plan_throughput(
-    executor: evalbox.Executor, plan: evalbox.Plan, runs: int, at_once: int
-) -> float:
-    """Runs per second with so many of the same plan kept running."""
-    begin = time.perf_counter()
+def run_all(
+    executor: evalbox.Executor, plan: Callable[[], evalbox.Plan], runs: int, at_once: int
+) -> None:
+    """So many runs, of which so many at once are kept running."""
     left = runs
     while left or executor.active_count:
         while left and executor.active_count < at_once:
-            executor.spawn(plan)
+            executor.spawn(plan())
             left -= 1
         for event in executor.poll():
             if isinstance(event, evalbox.Completed | evalbox.TimedOut):
                 expect_ok(event.output)
-    return runs / (time.perf_counter() - begin)
 
 
-def evalboxes(executor: evalbox.Executor) -> list[Evalbox]:
+def evalboxes(executor: evalbox.Executor, limits: evalbox.Limits = DEFAULT) -> list[Evalbox]:
     """One for each tier that there is."""
     if why_not := evalbox.host().namespaces.why_not:
         print(f"no namespaces here ({why_not})", file=sys.stderr)
-        return [Evalbox(executor, "process")]
-    return [Evalbox(executor, "process"), Evalbox(executor, "namespace")]
+        return [Evalbox(executor, "process", limits)]
+    return [Evalbox(executor, "process", limits), Evalbox(executor, "namespace", limits)]
 
 
 def timed(act: Callable[[], object]) -> float:

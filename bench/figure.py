@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from charts import LogScale, tone
 from evalbox.grade.markup import Html, element, style
-from results import Ratio, Results
+from results import Ratio, Results, short
 
 TITLE = "What a run costs, as a multiple of vfork, execve and wait4 in C"
 _WIDTH = 720
@@ -45,13 +45,15 @@ def readme_figure(results: Results) -> str:
     for name, row in shown.items():
         parts += _group(name, row, scale, top)
         top += 24 + _ROW * len(row) + 26
+    told = "logarithmic; bars are medians, lines reach from quartile to quartile"
+    parts.append(element("text", told, x=_LABEL, y=top, class_="soft"))
     svg = element(
         "svg",
         element("title", TITLE),
         style(_CSS),
         *parts,
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {_WIDTH} {top}",
+        viewBox=f"0 0 {_WIDTH} {top + 8}",
         width=_WIDTH,
         role="img",
         aria_label=TITLE,
@@ -93,5 +95,5 @@ def _bar(name: str, ratio: Ratio, scale: LogScale, top: int) -> list[Html]:
             class_=f"bar {tone(name)}",
         ),
         element("line", x1=low, x2=high, y1=top + 10, y2=top + 10, class_="whisker"),
-        element("text", f"{ratio.median:.2f}×", x=max(end, high) + 6, y=top + 14, class_="soft"),
+        element("text", f"{short(ratio.median)}×", x=max(end, high) + 6, y=top + 14, class_="soft"),
     ]

@@ -1,13 +1,15 @@
 """What is measured: each part is a function from contestants to their rounds.
 
-Every round measures every contestant once, in an order that rotates, so that a
-ratio can be taken within the round: a machine that slows down for a while slows
-down all of them.
+Every round measures every contestant once, so that a ratio can be taken within
+the round: a machine that slows down for a while slows down all of them.  The
+order is another in every round, as what runs after something heavy finds caches
+cold.
 """
 
 from __future__ import annotations
 
 import functools
+import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -48,9 +50,9 @@ class Settings:
         return max(3, round(program.runs * self.scale * share))
 
 
-def rotated(items: Sequence[Contestant], by: int) -> list[Contestant]:
-    start = by % len(items)
-    return [*items[start:], *items[:start]]
+def shuffled(items: Sequence[Contestant], number: int) -> list[Contestant]:
+    """The order of a round; the same in every benchmark."""
+    return random.Random(number).sample(items, len(items))
 
 
 class Rounds:
@@ -71,7 +73,7 @@ class Rounds:
         left = list(field)
         # The first round only makes them warm.
         for number in range(-1, rounds):
-            for contestant in rotated(field, number):
+            for contestant in shuffled(field, number):
                 if contestant not in left:
                     continue
                 try:
@@ -133,8 +135,8 @@ class Rounds:
 
     def _alive(self, field: Sequence[Contestant], count: int, rounds: int) -> Series:
         # Longer than it takes to start all of them, on a machine of two cores as well.
-        nap = 0.3 + count * 0.003
-        command = ("/bin/sleep", f"{nap:.2f}")
+        nap = round(0.3 + count * 0.003, 2)
+        command = ("/bin/sleep", f"{nap}")
 
         def beyond(who: Contestant) -> float:
             elapsed = count / who.throughput(command, count, count)

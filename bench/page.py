@@ -10,14 +10,16 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import charts
 from evalbox.grade.chart import Bar, bars
 from evalbox.grade.markup import Html, document, element, join, style
-from results import PARTS, Ratio, Results
+from results import PARTS, Part, Ratio, Results, short
 from tables import names_of, without_small
 
 _CSS = Path(__file__).with_name("page.css")
+PREFIX = {"host": "host: ", "afterwards": "afterwards: "}
 # Steps of less than this share of a run are summed up.
 SMALL = 0.01
 TITLE = "What a sandboxed run costs"
@@ -28,7 +30,7 @@ make bench-peers               installs what of the others is a Python package
 make bench-compare             measures again and compares with the last JSON
 make profile                   cost by step"""
 HOW = (
-    "Every round measures every contestant once, in an order that rotates, and a ratio is taken"
+    "Every round measures every contestant once, in another order, and a ratio is taken"
     " within its round: a machine that is slow for a while is slow for all of them. Shown is the"
     " median of the rounds' ratios, with their quartiles. The floor is a C loop of vfork, execve"
     " and wait4 that confines nothing and reads no output. Absolute times are those of this"
@@ -40,7 +42,8 @@ CAPTIONS = {
     "throughput": "Higher is better: of the runs per second that the floor reaches with the same"
     " number at once.",
     "scale": "Lower is better. Each program sleeps until all are there, so that they really live"
-    " at the same time; the sleep is taken off.",
+    " at the same time; the sleep is taken off. evalbox runs them without a limit of memory,"
+    " which would let in fewer at once.",
     "host": "Lower is better. A fork copies the page tables of its parent; the launcher is"
     " another process, and small.",
     "warm": "Lower is better. The bare fork has the same modules loaded, confines nothing and"
@@ -106,10 +109,14 @@ def _part(key: str, results: Results) -> Html:
         drawn = [_lines(program, rows) for program, rows in _by_program(found).items()]
     else:
         drawn = [
-            join(element("h3", row), element("figure", charts.ratios(row, ratios, part.unit)))
+            join(element("h3", row), element("figure", _ratios(row, ratios, part)))
             for row, ratios in found.items()
         ]
     return _section(heading, caption, *drawn, _numbers(found, part.unit))
+
+
+def _ratios(row: str, found: Mapping[str, Ratio], part: Part) -> Html:
+    return charts.ratios(row, found, part.unit, "×" if part.better == "lower" else "")
 
 
 def _by_program(
@@ -134,7 +141,7 @@ def _lines(program: str, rows: Mapping[str, Mapping[str, Ratio]]) -> Html:
 
 def _numbers(found: Mapping[str, Mapping[str, Ratio]], unit: str) -> Html:
     rows = [
-        [row, name, f"{ratio.median:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}",
+        [row, name, short(ratio.median), f"{short(ratio.low)} to {short(ratio.high)}",
          charts.amount(ratio.absolute, unit)]
         for row, ratios in found.items()
         for name, ratio in ratios.items()
@@ -178,18 +185,30 @@ def _steps(results: Results) -> list[Html]:
     for tier, told in results.steps["tiers"].items():
         rows = [
             Bar(
-                f"{row['side']}: {row['step']}",
+                f"{PREFIX.get(row['side'], '')}{row['step']}",
                 row["us"] / max(1e-9, told["total_us"]),
                 f"{row['us']:.1f} us · {row['share_of_floor']:.2f} of the floor",
                 "k2" if row["side"] == "host" else "k3",
             )
             for row in without_small(told["rows"], SMALL)
         ]
-        drawn += [
-            element("h3", tier),
-            element("figure", bars(f"Cost by step, {tier}", rows)),
-        ]
+        chart = element("figure", bars(f"Cost by step, {tier}", rows))
+        drawn += [element("h3", tier), chart, _all_steps(told)]
     return [_section("Cost by step", element("p", results.steps["told"], class_="soft"), *drawn)]
+
+
+def _all_steps(told: Mapping[str, Any]) -> Html:
+    rows = [
+        [row["side"], row["step"], f"{row['us']:.2f}", f"{row['share_of_floor']:.3f}", row["says"]]
+        for row in told["rows"]
+    ]
+    slower = told["total_us"] / told["unmarked_us"]
+    marks = (
+        f"{told['runs']} runs; a run takes {told['unmarked_us']:.1f} us, with marks"
+        f" {slower:.2f} times that; the floor {told['floor_us']:.1f} us."
+    )
+    table = _table(["", "step", "us", "of the floor", ""], rows)
+    return element("details", element("summary", "Every step"), element("p", marks), table)
 
 
 def _memory(results: Results) -> list[Html]:
@@ -214,7 +233,7 @@ def _peers(results: Results) -> list[Html]:
                 "dl",
                 *_term("here", peer["why_absent"] and f"not measured: {peer['why_absent']}"),
                 *_term("confines", peer["confines"]),
-                *_term("does not", peer["leaves"]),
+                *_term("not", peer["leaves"]),
             ),
         )
         for peer in results.peers

@@ -122,8 +122,8 @@ PEERS = (
     Peer(
         "bubblewrap",
         "namespaces of every kind; all files read-only",
-        "no filter of system calls, no limit of time, memory, output or processes; every file"
-        " of the host can be read",
+        "system calls; time, memory, output and number of processes; what can be read of the"
+        " host's files",
         "apt-get install bubblewrap",
         lambda: _command(
             "bubblewrap",
@@ -134,8 +134,8 @@ PEERS = (
     Peer(
         "nsjail",
         "namespaces of every kind, a read-only root, rlimits, wall time",
-        "no filter of system calls unless one is written for it; memory and processes only with"
-        " a cgroup; output has no limit",
+        "system calls, unless a filter is written for it; memory and processes of the whole tree,"
+        " unless it has a cgroup; output",
         "built from its source; no package in Debian 12",
         lambda: _command("nsjail", *"nsjail -Mo --really_quiet --chroot / --".split()),
     ),
@@ -143,8 +143,8 @@ PEERS = (
         "isolate",
         "mount, PID, IPC and network namespaces, a tree of chosen directories, a uid of its own,"
         " rlimits, processes",
-        "no filter of system calls; memory of the tree only with a cgroup; boxes are made before"
-        " the measurement and cleaned after it",
+        "system calls; memory of the whole tree, unless it has a cgroup. Its box is made before"
+        " it is measured",
         "built from its source; no package in Debian 12",
         Isolate,
     ),
@@ -152,7 +152,8 @@ PEERS = (
         "firejail",
         "mount, PID and network namespaces, a list of denied system calls, no capabilities; all"
         " files read-only",
-        "no limit of time, memory, output or processes; most files of the host can be read",
+        "time, memory, output and number of processes; what can be read of most of the host's"
+        " files",
         "apt-get install firejail",
         _firejail,
     ),
@@ -160,7 +161,7 @@ PEERS = (
         "gVisor",
         "a kernel of its own in user space, so few system calls reach the host's; no network;"
         " writes go to an overlay",
-        "every file of the host can be read; no limit of time, memory or output without a cgroup",
+        "what can be read of the host's files; time and output; memory, unless it has a cgroup",
         "apt-get install runsc",
         _gvisor,
     ),
@@ -168,7 +169,7 @@ PEERS = (
         "sandlock",
         "files by Landlock, system calls by seccomp, the network; memory, processes and"
         " descriptors by a supervisor that is asked about system calls",
-        "no namespaces; output has no limit",
+        "output; there are no namespaces",
         "make bench-peers",
         lambda: _library("sandlock"),
     ),
@@ -176,7 +177,8 @@ PEERS = (
         "dmoj",
         "system calls by seccomp and ptrace, which also decides about each file; time, memory"
         " and processes by rlimits and its watchdog",
-        "no namespaces; files are judged by their names before the kernel reads those again",
+        "there are no namespaces; a file is judged by a name that the kernel reads once more"
+        " after that",
         "apt-get install libseccomp-dev g++ python3-dev, then make bench-peers",
         lambda: _library("dmoj"),
     ),

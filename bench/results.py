@@ -39,7 +39,12 @@ class Ratio:
         return cls(median, low, high, statistics.median(values))
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+        return f"{short(self.median)} ({short(self.low)}-{short(self.high)})"
+
+
+def short(value: float) -> str:
+    """Three digits, or what stands before the point: 0.05, 1.44, 53.4, 1067."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -37,6 +38,7 @@ README = HERE.parent / "README.md"
 FIGURE = HERE.parent / "docs" / "bench.svg"
 # What the README's figures are made from.
 KEPT = HERE.parent / "docs" / "bench.json"
+DESCRIPTORS = 8192
 PARTS = ("latency", "throughput", "scale", "cpu", "host", "warm", "steps")
 
 QUICK = Settings(rounds=5, at_once=(1, 8, 64), scale=0.25, alive=(10, 100))
@@ -71,7 +73,9 @@ def run_parts(parts: list[str], how: Settings, asked: argparse.Namespace, folder
         if "throughput" in parts:
             found.parts["throughput"] = rounds.throughput(field, every, how)
         if "scale" in parts:
-            found.parts["scale"] = rounds.alive_together(own, how)
+            # With a limit of memory it is that which says how many may start at once.
+            free = contestants.evalboxes(executor, evalbox.Limits(memory=None))
+            found.parts["scale"] = rounds.alive_together([*own[:2], *free], how)
         if "cpu" in parts:
             for who in own[1:]:
                 found.cpu[who.name] = host.cpu_per_run(who, every[0], how)
@@ -125,6 +129,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 def measured(asked: argparse.Namespace, parts: list[str]) -> Results:
+    allow_descriptors()
     usual = QUICK if asked.quick else FULL
     how = Settings(asked.rounds or usual.rounds, usual.at_once, usual.scale, usual.alive)
     facts = {
@@ -155,6 +160,13 @@ def write_readme(found: Results) -> None:
     README.write_text(readme, encoding="utf-8")
     FIGURE.write_text(drawn, encoding="utf-8")
     results.store(found, KEPT)
+
+
+def allow_descriptors() -> None:
+    """Enough for a thousand at once, of evalbox and of subprocess."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
 def main() -> None:

@@ -66,9 +66,10 @@ HOST = (
 )
 # What the calls of a step are for, where their names do not say it.
 SAYS = {
-    "start: open": "forget the peak of memory",
+    "start: open": "/dev/null, as stdin",
     "start: pipe2": "output of the program",
     "start: clone": "until the child makes its first call",
+    "child: open": "oom_score_adj",
     "child: write": "enter cgroups, be preferred by the OOM killer",
     "child: dup2": "stdio",
     "child: execve": "until the program has its own memory",
@@ -226,6 +227,12 @@ class Profile:
         }
 
 
+def place(side: Side, name: str) -> int:
+    """Where a step stands in the table: as in time, but all of the host together."""
+    order = ("host", timeline.SENT, "launcher", timeline.REPORTED, "afterwards")
+    return order.index(name if side == "between" else side)
+
+
 def rows_of(
     seen: Sequence[dict[tuple[Side, str], tuple[int, int]]], floor_us: float
 ) -> list[dict[str, Any]]:
@@ -242,13 +249,11 @@ def rows_of(
         )
         for key in keys
     }
-    sides = ("host", "between", "launcher", "afterwards")
     rows = []
-    for (side, name), (us, calls) in sorted(means.items(), key=lambda row: sides.index(row[0][0])):
+    for (side, name), (us, calls) in sorted(means.items(), key=lambda row: place(*row[0])):
         counted = f"{name} ×{calls:.0f}" if calls > 1 else name
-        counted += f" ({SAYS[name]})" if name in SAYS else ""
-        share = round(us / floor_us, 4)
-        rows.append({"side": side, "step": counted, "us": round(us, 2), "share_of_floor": share})
+        row = {"side": side, "step": counted, "says": SAYS.get(name, "")}
+        rows.append({**row, "us": round(us, 2), "share_of_floor": round(us / floor_us, 4)})
     return rows
 
 

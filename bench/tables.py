@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,18 +29,7 @@ def names_of(rows: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 
 def ratio_table(title: str, rows: Mapping[str, Mapping[str, Ratio]], unit: str) -> str:
-    """Rows are what was run, columns the contestants; a cell is ratio (quartiles), absolute."""
-    names = names_of(rows)
-    lines = []
-    for row, found in rows.items():
-        cells = (found.get(name) for name in names)
-        shown = [f"{cell}, {cell.absolute:.0f} {unit}" if cell else "-" for cell in cells]
-        lines.append([row, *shown])
-    return f"{title}\n\n{markdown(['', *names], lines)}\n"
-
-
-def tall_table(title: str, rows: Mapping[str, Mapping[str, Ratio]], unit: str) -> str:
-    """The same with a line for each contestant, for a terminal that is not that wide."""
+    """A line for each contestant of each row."""
     lines = [
         [row, name, f"{ratio}", f"{ratio.absolute:.0f} {unit}"]
         for row, found in rows.items()
@@ -63,7 +53,7 @@ def peer_table(results: Results) -> str:
         ]
         for peer in results.peers
     ]
-    header = ["sandbox", "here", "confines, as started here", "does not"]
+    header = ["sandbox", "here", "confines, as started here", "does not confine"]
     return f"What the others are, and why some are not here\n\n{markdown(header, rows)}\n"
 
 
@@ -74,30 +64,40 @@ def step_tables(steps: Mapping[str, Any], least: float) -> str:
 
 
 def without_small(rows: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
-    """Those of less than this share of the whole summed up, side by side."""
+    """Those of less than this share of the whole are summed up, side by side."""
     least = share * sum(row["us"] for row in rows)
     shown: list[dict[str, Any]] = []
-    for side in dict.fromkeys(row["side"] for row in rows):
-        of_side = [row for row in rows if row["side"] == side]
+    for side, group in itertools.groupby(rows, key=lambda row: row["side"]):
+        of_side = list(group)
         small = [row for row in of_side if row["us"] < least]
         shown += [row for row in of_side if row["us"] >= least]
-        if small:
+        if len(small) > 1:
             sums = {key: sum(row[key] for row in small) for key in ("us", "share_of_floor")}
-            shown.append({"side": side, "step": f"{len(small)} smaller steps", **sums})
+            told = f"{len(small)} smaller steps"
+            shown.append({"side": side, "step": told, "says": "", **sums})
+        else:
+            shown += small
     return shown
 
 
 def _step_table(tier: str, told: Mapping[str, Any], least: float) -> str:
     shown = without_small(told["rows"], least)
     rows = [
-        [row["side"], row["step"], f"{row['us']:.1f}", f"{row['share_of_floor']:.3f}"]
+        [
+            row["side"],
+            row["step"],
+            f"{row['us']:.1f}",
+            f"{row['share_of_floor']:.3f}",
+            row["says"],
+        ]
         for row in shown
     ]
     total = sum(row["us"] for row in shown if row["side"] != "afterwards")
-    rows.append(["", "before run() returns", f"{total:.1f}", f"{total / told['floor_us']:.3f}"])
+    share = total / told["floor_us"]
+    rows.append(["", "before run() returns", f"{total:.1f}", f"{share:.3f}", ""])
     slower = told["total_us"] / told["unmarked_us"]
     return (
-        f"{tier}\n\n{markdown(['', 'step', 'us', 'of the floor'], rows)}\n\n"
+        f"{tier}\n\n{markdown(['', 'step', 'us', 'of the floor', ''], rows)}\n\n"
         f"{told['runs']} runs, {told['left_out']} left out; the floor is {told['floor_us']:.1f} us;"
         f" a run without marks takes {told['unmarked_us']:.1f} us, with them {slower:.2f} times"
         " that.\n"
@@ -105,9 +105,17 @@ def _step_table(tier: str, told: Mapping[str, Any], least: float) -> str:
 
 
 def readme_table(results: Results) -> str:
-    """The table that fits the README; the others are for who measures."""
-    part = PARTS["latency"]
-    return ratio_table(part.title, results.ratios("latency"), part.unit)
+    """The table that fits the README, a line for each contestant."""
+    part, found = PARTS["latency"], results.ratios("latency")
+    rows = [
+        [name, *(_cell(row.get(name), part.unit) for row in found.values())]
+        for name in names_of(found)
+    ]
+    return f"{part.title}\n\n{markdown(['', *found], rows)}\n"
+
+
+def _cell(ratio: Ratio | None, unit: str) -> str:
+    return f"{ratio}, {ratio.absolute:.0f} {unit}" if ratio else "-"
 
 
 def report(results: Results) -> str:
@@ -115,7 +123,7 @@ def report(results: Results) -> str:
     blocks = []
     for key, part in PARTS.items():
         if key in results.parts:
-            blocks.append(tall_table(part.title, results.ratios(key), part.unit))
+            blocks.append(ratio_table(part.title, results.ratios(key), part.unit))
     if results.cpu:
         blocks.append(cpu_table("CPU of one run in us, 8 at once", results.cpu))
     if results.memory:

@@ -25,6 +25,8 @@ from typing import Literal
 
 Side = Literal["host", "between", "launcher", "afterwards"]
 SEND, WAIT = "send", "wait"
+SENT = "the job is sent, and init wakes"
+REPORTED = "the report is sent, and the host wakes"
 OWN = "(own code)"
 CLONES = ("clone", "fork", "eb_cgroup_clone")
 
@@ -95,9 +97,9 @@ def stretches(host: Sequence[Point], launcher: Sequence[Point]) -> list[Stretch]
         raise BrokenError("the order of a run is another")
     return [
         *_host(host, begin, sent.at),
-        Stretch("between", "the job is sent, and init wakes", taken.at - sent.at, 0),
+        Stretch("between", SENT, taken.at - sent.at, 0),
         *_launcher(path),
-        Stretch("between", "the report is sent, and the host wakes", woken.at - reported.at, 0),
+        Stretch("between", REPORTED, woken.at - reported.at, 0),
         *_host(host, woken.at, end),
         *_afterwards(after),
     ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import evalbox
-from contestants import AT_ONCE, Command, Contestant, Evalbox, Subprocess, expect_ok, timed
+from contestants import AT_ONCE, Command, Contestant, Evalbox, Subprocess, expect_ok, run_all, timed
 from host import descendants
 from measure import Program, Rounds, Settings
 from peers import Driven
@@ -29,6 +29,13 @@ RUNS = 20
 AT_ONCE_WARM = 8
 
 
+Modules = tuple[str, ...]
+
+
+def tiers() -> list[str]:
+    return ["process"] if evalbox.host().namespaces.why_not else ["process", "namespace"]
+
+
 def exists() -> bool:
     return hasattr(evalbox, "Template")
 
@@ -39,7 +46,7 @@ def interpreter() -> str:
     return os.path.realpath(found)
 
 
-def preloads(python: str) -> list[tuple[str, ...]]:
+def preloads(python: str) -> list[Modules]:
     """Nothing much, and something that takes long to import."""
     heavy = ("numpy",) if _imports(python, "numpy") else ("collections", "json", "re")
     return [("json",), heavy]
@@ -65,20 +72,11 @@ class Warm:
         return [timed(lambda: expect_ok(self.template.run(code, timeout=20))) for _ in range(runs)]
 
     def throughput(self, command: Command, runs: int, at_once: int) -> float:
-        done, left = 0, runs
+        def plan() -> evalbox.Plan:
+            made: evalbox.Plan = self.template.plan(command[0])
+            return made
 
-        def all_of_them() -> None:
-            nonlocal done, left
-            while done < runs:
-                while left and self.executor.active_count < at_once:
-                    self.executor.spawn(self.template.plan(command[0]))
-                    left -= 1
-                for event in self.executor.poll():
-                    if isinstance(event, evalbox.Completed | evalbox.TimedOut):
-                        expect_ok(event.output)
-                        done += 1
-
-        return runs / timed(all_of_them)
+        return runs / timed(lambda: run_all(self.executor, plan, runs, at_once))
 
 
 class Cold:
@@ -88,7 +86,7 @@ class Cold:
     # An import takes long, and its ratio needs no fine resolution.
     share = 0.3
 
-    def __init__(self, starter: Contestant, python: str, modules: tuple[str, ...]) -> None:
+    def __init__(self, starter: Contestant, python: str, modules: Modules) -> None:
         self.name = f"cold, {starter.name}"
         self.starter = starter
         self.line = (python, "-c", f"import {', '.join(modules)}")
@@ -104,17 +102,11 @@ class Cold:
         return self.starter.throughput(self._whole(command), runs, at_once)
 
 
-def _templates(executor: evalbox.Executor, python: str, modules: tuple[str, ...]) -> Iterator[Warm]:
-    make: Any = evalbox.Template  # type: ignore[attr-defined]
-    tiers = ["process"] if evalbox.host().namespaces.why_not else ["process", "namespace"]
-    for tier in tiers:
-        policy = evalbox.Policy(isolation=tier)  # type: ignore[arg-type]
-        yield Warm(executor, tier, make(preload=list(modules), policy=policy, python=python))
-
-
-def _close(template: Any) -> None:
-    if hasattr(template, "close"):
-        template.close()
+def _template(executor: evalbox.Executor, tier: str, python: str, modules: Modules) -> Warm:
+    # Not by its name: there are versions without it.
+    make: Any = vars(evalbox)["Template"]
+    policy = evalbox.Policy(isolation=tier)  # type: ignore[arg-type]
+    return Warm(executor, tier, make(preload=list(modules), policy=policy, python=python))
 
 
 def private_kib(pid: int) -> float | None:
@@ -144,28 +136,38 @@ def measure(results: Results, rounds: Rounds, how: Settings) -> None:
 
 
 def _one_preload(
-    results: Results, rounds: Rounds, how: Settings, python: str, modules: tuple[str, ...]
+    results: Results, rounds: Rounds, how: Settings, python: str, modules: Modules
 ) -> None:
-    label = f"pass, {'+'.join(modules)} loaded"
+    program = Program(f"pass, {'+'.join(modules)} loaded", (CODE,), RUNS, AT_ONCE_WARM)
+    eight = Settings(how.rounds, (AT_ONCE_WARM,), how.scale, ())
     fork = Driven("bare fork", [python, FORKER, *modules], AT_ONCE)
-    fork.latencies((), 1)
     with evalbox.Executor() as executor:
-        before = set(descendants(os.getpid()))
-        warm = list(_templates(executor, python, modules))
-        for one in warm:
-            one.latencies((CODE,), 2)
-        for pid in parked(python, before):
-            kib = private_kib(pid)
-            if kib is not None:
-                results.memory[f"{'+'.join(modules)}, {len(results.memory) + 1}"] = kib
-        cold: list[Contestant] = [
-            Cold(Subprocess(), python, modules),
-            Cold(Evalbox(executor, "process"), python, modules),
-        ]
+        warm = [_parked(results, rounds, executor, tier, python, modules) for tier in tiers()]
+        starters: list[Contestant] = [Subprocess(), Evalbox(executor, "process")]
+        cold = [Cold(starter, python, modules) for starter in starters]
         field: list[Contestant] = [fork, *warm, *cold]
-        program = Program(label, (CODE,), RUNS, AT_ONCE_WARM)
         results.parts["warm"] |= rounds.latency(field, [program], how)
-        eight = Settings(how.rounds, (AT_ONCE_WARM,), how.scale, ())
         results.parts["warm_throughput"] |= rounds.throughput(field, [program], eight)
-        for one in warm:
-            _close(one.template)
+
+
+def _parked(
+    results: Results,
+    rounds: Rounds,
+    executor: evalbox.Executor,
+    tier: str,
+    python: str,
+    modules: Modules,
+) -> Warm:
+    """A template that has run once, and what its interpreter keeps to itself."""
+    before = set(descendants(os.getpid()))
+    one = _template(executor, tier, python, modules)
+    if why := getattr(one.template, "why_cold", ""):
+        rounds.note(f"no run is warm here: {why}")
+    one.latencies((CODE,), 2)
+    label = f"{'+'.join(modules)}, {tier}"
+    for pid in parked(python, before):
+        if (kib := private_kib(pid)) is not None:
+            results.memory[label] = kib
+    if label not in results.memory:
+        rounds.note(f"the memory of a parked interpreter ({label}) cannot be read")
+    return one

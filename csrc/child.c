@@ -8,6 +8,9 @@
  * stack and `status`, which is how it reports: a stage and an errno in memory
  * shared with init, which the program never has.
  *
+ * A run of a template does the same after its fork, in the template's memory; its
+ * `status` is its own then, and `report_fd` is how it reports.
+ *
  * The order matters:
  *   - cgroups before all else: what follows is counted as the run's;
  *   - uid before capabilities: setresuid from 0 clears them, and it needs one;
@@ -36,8 +39,11 @@ enum { FIRST_KEPT = 3 };
 static _Noreturn void
 fail(const struct eb_child *child, enum eb_stage stage, int error)
 {
+    const uint32_t report[2] = {stage, (uint32_t)error};
     child->status->error = error;
     child->status->stage = stage;
+    if (child->report_fd >= 0)
+        (void)!write(child->report_fd, report, sizeof report);
     _exit(127);
 }
 
@@ -131,6 +137,16 @@ die_with_parent(const struct eb_child *child)
         fail(child, EB_STAGE_PARENT, ESRCH);
 }
 
+/* A template's own are not closed by its execve. */
+static void
+keep_those_of_template(const struct eb_child *child)
+{
+    int library = fcntl(child->template_fds[1], F_DUPFD_CLOEXEC, 64);
+    if (dup2(child->template_fds[0], FIRST_KEPT) < 0 || dup2(library, FIRST_KEPT + 1) < 0 ||
+        syscall(SYS_close_range, FIRST_KEPT + 2, ~0U, 0) < 0)
+        fail(child, EB_STAGE_CLOSE_RANGE, errno);
+}
+
 static void
 restrict_files(const struct eb_child *child)
 {
@@ -217,10 +233,9 @@ limit_open_files(const struct eb_child *child)
         fail(child, EB_STAGE_OPEN_FILES, errno);
 }
 
-int
-eb_child_main(void *argument)
+void
+eb_child_confine(const struct eb_child *child)
 {
-    const struct eb_child *child = argument;
     enter_cgroups(child);
     enter_group(child);
     set_stdio(child);
@@ -231,12 +246,23 @@ eb_child_main(void *argument)
     die_with_parent(child);
     restrict_files(child);
     wait_at_gate(child);
-    int channel = close_descriptors(child);
+    int channel = -1;
+    if (child->template_fds[0] >= 0)
+        keep_those_of_template(child);
+    else
+        channel = close_descriptors(child);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     filter_calls(child, channel);
     limit_open_files(child);
+}
+
+int
+eb_child_main(void *argument)
+{
+    const struct eb_child *child = argument;
+    eb_child_confine(child);
     execve(child->executable, child->argv, child->envp);
     fail(child, EB_STAGE_EXECVE, errno);
 }

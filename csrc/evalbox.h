@@ -127,7 +127,7 @@ struct eb_config {
     char gid_map[EB_MAP_MAX];
 };
 #define EB_PROTOCOL_VERSION 2
-#define EB_PACKET_FDS 8 /* descriptors of one message */
+#define EB_PACKET_FDS 12 /* descriptors of one message */
 #define EB_CONFIG_LISTEN 1      /* the child filter notifies: hand its listener to init */
 #define EB_CONFIG_NAMESPACES 2  /* user, mount, UTS and cgroup; PID and IPC for each init */
 #define EB_CONFIG_OWN_NETWORK 4 /* a network namespace as well */
@@ -191,18 +191,25 @@ struct eb_control {
 
 /* ---- protocol.c: host -> init -------------------------------------------- */
 
-enum eb_order_type { EB_ORDER_RUN = 1, EB_ORDER_KILL = 2 };
+enum eb_order_type {
+    EB_ORDER_RUN = 1,
+    EB_ORDER_KILL = 2,
+    EB_ORDER_TEMPLATE = 3 /* a job that starts an interpreter from which later runs are forked;
+                             its stdin is what the interpreter is told first, its wall time
+                             how long that may take */
+};
 
 #define EB_JOB_STREAM 1 /* send output as it comes */
-#define EB_JOB_HOLD 2   /* stop before execve until EB_JOB_FD_GATE is written */
-#define EB_JOB_KEEP 4   /* leave the workspace as it is at the end */
+#define EB_JOB_HOLD 2 /* stop before execve until EB_JOB_FD_GATE is written */
+#define EB_JOB_KEEP 4 /* leave the workspace as it is at the end */
 
 /* Descriptors attached to a job, in the order of their bits. */
 #define EB_JOB_FD_RULESET 1
 #define EB_JOB_FD_STDIN 2
 #define EB_JOB_FD_GATE 4
 #define EB_JOB_FD_PAYLOAD 8 /* memfd with the strings and stdin */
-#define EB_JOB_FDS 4
+#define EB_JOB_FD_LIBRARY 16 /* memfd with what a template is made with: its descriptor 4 */
+#define EB_JOB_FDS 5
 
 /* Sizes in bytes, times in ns; EB_UNLIMITED: no limit. */
 struct eb_limits {
@@ -230,7 +237,7 @@ struct eb_job {
     uint32_t argc;
     uint32_t envc;
     uint32_t strings;
-    uint32_t reserved;
+    uint32_t requests; /* of a template: how many runs before it is made anew */
     uint64_t stdin_size;
     struct eb_limits limits;
 };
@@ -242,7 +249,7 @@ enum eb_report_type {
     EB_REPORT_STDOUT = 2, /* payload: bytes */
     EB_REPORT_STDERR = 3,
     EB_REPORT_ENDED = 4, /* payload: stdout, stderr; or both in memfds */
-    EB_REPORT_READY = 5  /* an init in namespaces has its files: + the workspace; or stage
+    EB_REPORT_READY = 5 /* an init in namespaces has its files: + the workspace; or stage
                             and error, and in denied_nr which mount it was, -1 for none */
 };
 
@@ -259,10 +266,10 @@ enum eb_cause {
     EB_CAUSE_SETUP = 8
 };
 
-#define EB_REPORT_EXECED 1    /* execve succeeded */
+#define EB_REPORT_EXECED 1 /* execve succeeded */
 #define EB_REPORT_TRUNCATED 2 /* output beyond the limit was dropped */
-#define EB_REPORT_IN_FDS 4    /* stdout and stderr are in two attached memfds */
-#define EB_REPORT_DIRTY 8     /* the workspace could not be emptied */
+#define EB_REPORT_IN_FDS 4 /* stdout and stderr are in two attached memfds */
+#define EB_REPORT_DIRTY 8 /* the workspace could not be emptied */
 
 struct eb_report {
     uint32_t type;
@@ -347,6 +354,7 @@ bool eb_tree_is_entry(const char *name);
     X(JOB, job)                                                                                \
     X(PIPES, pipes)                                                                            \
     X(CLONE, clone)                                                                            \
+    X(TEMPLATE, template)                                                                      \
     X(CGROUP, cgroup)                                                                          \
     X(PROCESS_GROUP, process_group)                                                            \
     X(STDIO, stdio)                                                                            \

@@ -11,21 +11,32 @@
 #include <time.h>
 
 #define RETRY_KILL_MS 50
+enum { TEMPLATE_TRIES = 20 };
+
+/* A template that does not do it dies with the others, and is made anew. */
+static void
+kill_scope(const struct eb_init *init, int waited)
+{
+    if (waited > TEMPLATE_TRIES || !eb_template_kill(&init->template))
+        kill(-1, SIGKILL);
+}
 
 /* Returns when no process of the run is left. */
 static void
 end_tree(struct run *run)
 {
+    int waited = 0; /* times RETRY_KILL_MS without the end of anybody */
     sigset_t none;
     sigemptyset(&none);
     while (eb_run_reap(run) && EB_HAS(TREE_KILL)) {
         const struct timespec again = {.tv_nsec = RETRY_KILL_MS * (long)EB_MS};
         const struct timespec soon = {.tv_nsec = (long)EB_MS};
         if (run->init->scoped) {
-            kill(-1, SIGKILL);
+            kill_scope(run->init, waited);
             if (!eb_run_reap(run))
                 return;
-            ppoll(NULL, 0, &again, &none);
+            if (ppoll(NULL, 0, &again, &none) == 0)
+                waited++;
         } else {
             if (!eb_cgroup_kill(&run->init->cgroup))
                 eb_watch_kill_children(run->init->proc);

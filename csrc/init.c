@@ -221,7 +221,7 @@ sort_descriptors(uint32_t bits, const struct eb_packet *packet)
         slots[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
     for (int i = used; i < packet->n_fds; i++)
         close(packet->fds[i]);
-    return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3]};
+    return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3], slots[4]};
 }
 
 /* Keeps a new ruleset for this and the next runs. */
@@ -236,16 +236,22 @@ keep_ruleset(struct eb_init *init, const struct eb_job *job, struct eb_job_fds *
 }
 
 static void
-refuse(const struct eb_init *init, uint64_t run_id, int error)
+refuse(const struct eb_init *init, uint64_t run_id, enum eb_stage stage, int error)
 {
+    const struct eb_template *template = &init->template;
+    bool told = stage == EB_STAGE_TEMPLATE;
     struct eb_report report = {.type = EB_REPORT_ENDED,
                                .cause = EB_CAUSE_SETUP,
                                .run_id = run_id,
-                               .stage = EB_STAGE_JOB,
+                               .flags = told ? EB_REPORT_DIRTY : 0,
+                               .stage = stage,
                                .error = error,
+                               .stderr_size = told ? template->said_size : 0,
                                .denied_nr = -1};
-    struct iovec part = {.iov_base = &report, .iov_len = sizeof report};
-    eb_packet_send(init->sock, &part, 1, NULL, 0, 0);
+    struct iovec parts[] = {
+        {.iov_base = &report, .iov_len = sizeof report},
+        {.iov_base = (void *)(uintptr_t)template->said, .iov_len = report.stderr_size}};
+    eb_packet_send(init->sock, parts, 2, NULL, 0, 0);
 }
 
 /* A child that borrows our memory until execve starts with our peak as its own. */
@@ -281,8 +287,12 @@ serve_job(struct eb_init *init, struct eb_packet *packet)
     keep_ruleset(init, &job, &fds);
     if (error == 0 && job.ruleset_id != init->ruleset_id)
         error = -ESTALE;
-    if (error < 0)
-        refuse(init, job.run_id, -error);
+    if (error == 0 && job.type == EB_ORDER_TEMPLATE)
+        eb_template_order(init, &job, payload, size, &fds.library);
+    else if (error < 0)
+        refuse(init, job.run_id, EB_STAGE_JOB, -error);
+    else if ((error = eb_template_ready(init)) < 0)
+        refuse(init, job.run_id, EB_STAGE_TEMPLATE, -error);
     else
         eb_run_serve(init, &view, &fds);
     if (mapped != MAP_FAILED) {
@@ -292,6 +302,7 @@ serve_job(struct eb_init *init, struct eb_packet *packet)
     eb_close(&fds.input);
     eb_close(&fds.gate);
     eb_close(&fds.payload);
+    eb_close(&fds.library);
 }
 
 _Noreturn void
@@ -307,7 +318,7 @@ eb_init_main(struct eb_init *init)
         uint32_t type = 0;
         if (got >= (ssize_t)sizeof(struct eb_job))
             memcpy(&type, buffer, sizeof type);
-        if (type == EB_ORDER_RUN)
+        if (type == EB_ORDER_RUN || type == EB_ORDER_TEMPLATE)
             serve_job(init, &packet);
         else
             for (int i = 0; i < packet.n_fds; i++)

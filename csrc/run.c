@@ -63,10 +63,12 @@ let_go(pid_t pid, int status)
 bool
 eb_run_reap(struct run *run)
 {
+    /* A template is nobody of the run, and what the run leaves has SIGCHLD (template.c). */
+    int who = run->init->template.pid > 0 ? 0 : __WALL;
     for (;;) {
         struct rusage usage;
         int status;
-        pid_t pid = wait4(-1, &status, WNOHANG | __WALL, &usage);
+        pid_t pid = wait4(-1, &status, WNOHANG | who, &usage);
         if (pid < 0)
             return false;
         if (pid == 0)
@@ -193,11 +195,25 @@ take_denial(struct run *run)
     stop(run, EB_CAUSE_DENIED);
 }
 
+/* A run of a template shares no memory with us to say so. */
+static void
+read_failure(struct run *run)
+{
+    uint32_t report[2];
+    ssize_t n = read(run->spawn.pipes.notice, report, sizeof report);
+    if (n != (ssize_t)sizeof report || report[0] >= EB_STAGE_COUNT)
+        return;
+    run->spawn.status->stage = report[0];
+    run->spawn.status->error = (int32_t)report[1];
+}
+
 /* End of file on the notice pipe: execve closed it, or the child died before. */
 static void
 take_notice(struct run *run)
 {
     struct eb_pipes *pipes = &run->spawn.pipes;
+    if (run->init->template.pid > 0)
+        read_failure(run);
     eb_close(&pipes->notice);
     if (pipes->channel >= 0)
         pipes->listener = eb_spawn_listener(pipes->channel);
@@ -245,6 +261,15 @@ take_turn(struct run *run)
         stop(run, EB_CAUSE_KILLED);
 }
 
+/* The template has died since the last run, or of this one: the next one has it. */
+static void
+start_again(struct run *run)
+{
+    eb_pipes_close(&run->spawn.pipes);
+    if (eb_template_renew(run->init) == 0)
+        run->pid = eb_spawn(&run->spawn);
+}
+
 static void
 start(struct run *run)
 {
@@ -255,13 +280,15 @@ start(struct run *run)
         run->spawn.status->stage = EB_STAGE_WORKSPACE;
         run->spawn.status->error = -error;
     }
+    if (run->pid < 0 && run->spawn.status->stage == EB_STAGE_TEMPLATE)
+        start_again(run);
     run->relay.fed = run->spawn.fed;
     if (run->pid < 0) {
         run->cause = EB_CAUSE_SETUP;
         run->dirty = run->spawn.status->stage == EB_STAGE_CGROUP;
         return;
     }
-    if (run->spawn.gate_fd >= 0)
+    if (run->spawn.pipes.notice >= 0)
         return;
     if (run->spawn.status->stage == EB_STAGE_NONE)
         on_execve(run);
@@ -286,13 +313,16 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
     struct run run = {.init = init,
                       .view = view,
                       .denied_nr = -1,
-                      .meter = {.init = init, .job = job, .watch = {.proc = init->proc}},
+                      .meter = {.init = init,
+                                .job = job,
+                                .watch = {.proc = init->proc, .template = init->template.pid}},
                       .spawn = {.runtime = init->runtime,
                                 .view = view,
                                 .ruleset_fd = init->ruleset_fd,
                                 .stdin_fd = fds->input,
                                 .gate_fd = fds->gate,
                                 .box_fd = init->box,
+                                .template = &init->template,
                                 .status = init->status,
                                 .cgroup = &init->cgroup,
                                 .ready = &init->ready}};

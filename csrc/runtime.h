@@ -16,6 +16,8 @@
  *   ready.c     what the next run will need (ready.h)
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
+ *   template.c  an interpreter from which runs are forked (template.h)
+ *   interpreter.c, script.c  inside that interpreter (cpython.h)
  *   landlock.c  rules made into a ruleset (evalbox.h)
  *   cgroup.c    the cgroups of a slot (cgroup.h)
  *   cgroup_read.c  what they tell
@@ -151,6 +153,8 @@ struct eb_child {
     int gate_fd;     /* -1, or an eventfd to wait for */
     int notice_fd;   /* -1, or close-on-exec: its end of file tells of execve */
     int listener_fd; /* -1, or the socket that takes the seccomp listener */
+    int template_fds[2]; /* -1, or what a template has as its descriptors 3 and 4 */
+    int report_fd;   /* -1, or where stage and errno of a failure are written as well */
     uint32_t landlock_flags;
     uint32_t uid;
     uint32_t gid;
@@ -163,8 +167,41 @@ struct eb_child {
     int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
 };
 
+/* All but execve; returns only when it succeeded. */
+void eb_child_confine(const struct eb_child *child);
 /* Entry point for clone(); never returns. */
 int eb_child_main(void *child);
+
+/* ---- template.c: an interpreter that runs are forked from ---- */
+
+struct eb_template {
+    pid_t pid; /* of its keeper; 0: there is none */
+    int sock;
+    uint32_t served;
+    unsigned char *order; /* the job that started it, to start it anew; NULL: none */
+    int library;          /* and what came with it */
+    size_t order_size;
+    int error; /* why there is none */
+    char said[4096]; /* the last that it wrote, without a NUL */
+    size_t said_size;
+};
+
+struct eb_init;
+/* Takes an EB_ORDER_TEMPLATE and `library`, and starts it; what fails is told with the
+ * next run. */
+void eb_template_order(struct eb_init *init, const struct eb_job *job, const void *payload,
+                       size_t size, int *library);
+/* Makes sure that there is one that answers; -errno when there cannot be. */
+int eb_template_ready(struct eb_init *init);
+/* Ends it, and starts it anew. */
+int eb_template_renew(struct eb_init *init);
+/* Forks the child of a run; its pid or -errno. */
+pid_t eb_template_fork(struct eb_template *template, const struct eb_child *child,
+                       const struct eb_job_view *view);
+/* SIGKILL for all that was forked from it; false when it does not take the order. */
+bool eb_template_kill(const struct eb_template *template);
+/* Ends it, and waits for its end. */
+void eb_template_end(struct eb_template *template);
 
 /* ---- init.c ---- */
 
@@ -197,6 +234,7 @@ struct eb_init {
     struct eb_child_status *status;
     struct eb_cgroup cgroup;
     struct eb_ready ready;
+    struct eb_template template;
 };
 _Noreturn void eb_init_main(struct eb_init *init);
 /* Tells the host that an init in namespaces has its files (error 0), or why not. */
@@ -232,6 +270,7 @@ struct eb_job_fds {
     int input;
     int gate;
     int payload;
+    int library;
 };
 /* One run from job to final report; `input` is closed as soon as the program has it. */
 void eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job_fds *fds);
@@ -242,7 +281,8 @@ struct eb_pipes {
     int out;     /* our ends, non-blocking */
     int err;
     int in;      /* -1: nothing (more) to feed */
-    int notice;   /* -1, or end of file at execve of a held child */
+    int notice;   /* -1, or end of file at execve of a held child, or when a run of a
+                     template begins; before it, stage and errno if that failed */
     int channel;  /* -1, or where a held child will send its listener */
     int listener; /* -1, or the seccomp listener */
 };
@@ -254,6 +294,7 @@ struct eb_spawn {
     int stdin_fd; /* -1, or the host's pipe */
     int gate_fd;
     int box_fd;
+    struct eb_template *template; /* pid 0: there is none */
     size_t fed; /* bytes of view->input already in the pipe */
     struct eb_pipes pipes;
     struct eb_child_status *status;
@@ -327,6 +368,7 @@ void eb_relay_report(const struct eb_init *init, const struct iovec *parts, int 
  * without ever reaching a parent. */
 struct eb_watch {
     int proc; /* descriptor of /proc */
+    pid_t template; /* keeper of the template, which is no part of the run; 0: none */
     uint64_t cpu_seen;
     uint64_t lost;
 };
@@ -390,6 +432,8 @@ bool eb_workspace_is_untouched(const struct eb_init *init);
 void eb_workspace_unlock(const struct eb_init *init);
 /* False when something of the run is still there. */
 bool eb_workspace_clear(const struct eb_init *init);
+/* The same of all but the box, in which the files of the next run may lie already. */
+bool eb_workspace_clear_homes(const struct eb_init *init);
 /* When the last run changed them is nothing that the next one should read. */
 void eb_workspace_renew(const struct eb_init *init);
 

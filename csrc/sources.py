@@ -32,6 +32,7 @@ LAUNCHER = [
     "capture.c",
     "ready.c",
     "spawn.c",
+    "template.c",
     "child.c",
     "protocol.c",
     "watch.c",
@@ -44,6 +45,9 @@ LAUNCHER = [
     "tree.c",
     "landlock.c",
 ]
+
+# evalbox/_interpreter.so: what makes a Python a template; loaded into it.
+INTERPRETER = ["interpreter.c", "script.c", "child.c", "protocol.c"]
 
 # Linked into the child between clone and exec; its undefined symbols must all
 # stand in child.symbols.
@@ -67,6 +71,8 @@ SANITIZE = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
 ]
+# The interpreter into which it is loaded has no sanitizer.
+SHARED = ["-shared", "-fPIC", "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"]
 HARDEN_LINK = ["-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"]
 
 
@@ -74,10 +80,11 @@ def sanitizing() -> bool:
     return os.environ.get("EVALBOX_SANITIZE") == "1"
 
 
-def compile_flags() -> list[str]:
+def compile_flags(sanitize: bool | None = None) -> list[str]:
     """Flags for our own C files; warnings are errors under EVALBOX_WERROR=1."""
     strict = ["-Werror"] if os.environ.get("EVALBOX_WERROR") == "1" else []
-    return STANDARD + WARNINGS + strict + (SANITIZE if sanitizing() else OPTIMISE)
+    chosen = sanitizing() if sanitize is None else sanitize
+    return STANDARD + WARNINGS + strict + (SANITIZE if chosen else OPTIMISE)
 
 
 def core_flags() -> list[str]:
@@ -99,7 +106,7 @@ def paths(names: list[str]) -> list[str]:
 
 
 def everything() -> list[str]:
-    return paths(sorted(set(CORE) | set(LAUNCHER)))
+    return paths(sorted({*CORE, *LAUNCHER, *INTERPRETER}))
 
 
 if __name__ == "__main__":
@@ -107,6 +114,7 @@ if __name__ == "__main__":
         "all": everything,
         "core": lambda: paths(CORE),
         "launcher": lambda: paths(LAUNCHER),
+        "interpreter": lambda: paths(INTERPRETER),
         "child": lambda: paths([CHILD]) if CHILD in LAUNCHER else [],
         "cflags": compile_flags,
         "ldflags": link_flags,

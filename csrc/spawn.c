@@ -94,7 +94,7 @@ make_pipes(struct eb_spawn *spawn, struct ends *ends)
         error = take_pipe(spawn, &ready->out, &spawn->pipes.out, &ends->stdio[1]);
     if (error == 0)
         error = take_pipe(spawn, &ready->err, &spawn->pipes.err, &ends->stdio[2]);
-    if (error == 0 && spawn->gate_fd >= 0)
+    if (error == 0 && (spawn->gate_fd >= 0 || spawn->template->pid > 0))
         error = make_pipe(&spawn->pipes.notice, &ends->notice, false, EB_KEEP_ID);
     if (error < 0 || !spawn->runtime->listen)
         return error;
@@ -133,7 +133,8 @@ lowered(int resource, uint64_t value)
     return (struct eb_rlimit){.resource = resource, .value = {wanted, wanted}};
 }
 
-/* In a user namespace of one's own, init is one of those that are counted.  Where a
+/* In a user namespace of one's own, init is one of those that are counted, and so is a
+ * template, which has the uid of its runs, with its keeper.  Where a
  * cgroup counts, what else the caller's uid runs must not count as well. */
 static uint64_t
 counted_processes(const struct eb_spawn *spawn)
@@ -142,8 +143,10 @@ counted_processes(const struct eb_spawn *spawn)
     bool shared = spawn->view->job.uid == EB_KEEP_ID;
     if (shared && (spawn->cgroup->kind & EB_CGROUP_PIDS))
         return EB_UNLIMITED;
-    bool with_init = spawn->runtime->namespaces && shared;
-    return processes != EB_UNLIMITED && with_init ? processes + 1 : processes;
+    uint64_t ours = spawn->runtime->namespaces && shared ? 1 : 0;
+    if (spawn->template->pid > 0)
+        ours += shared ? 2 : 1;
+    return processes != EB_UNLIMITED ? processes + ours : processes;
 }
 
 static void
@@ -180,15 +183,24 @@ start_outside(const struct eb_spawn *spawn, struct eb_child *child)
     return pid;
 }
 
+/* From an interpreter that has started already. */
+static pid_t
+start_forked(const struct eb_spawn *spawn, struct eb_child *child)
+{
+    memcpy(child->cgroups, spawn->cgroup->enter, sizeof child->cgroups);
+    return eb_template_fork(spawn->template, child, spawn->view);
+}
+
 static pid_t
 start_child(const struct eb_spawn *spawn, struct eb_child *child)
 {
-    pid_t pid = start_inside(spawn, child);
+    bool forked = spawn->template->pid > 0;
+    pid_t pid = forked ? start_forked(spawn, child) : start_inside(spawn, child);
     errno = pid < 0 ? -pid : 0;
-    if (pid == -ENOSYS)
+    if (pid == -ENOSYS && !forked)
         pid = start_outside(spawn, child);
     if (pid < 0) {
-        spawn->status->stage = EB_STAGE_CLONE;
+        spawn->status->stage = forked ? EB_STAGE_TEMPLATE : EB_STAGE_CLONE;
         spawn->status->error = errno;
     }
     return pid;
@@ -220,6 +232,8 @@ run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
         .gate_fd = spawn->gate_fd,
         .notice_fd = ends->notice,
         .listener_fd = ends->channel,
+        .template_fds = {-1, -1},
+        .report_fd = -1,
         .landlock_flags = spawn->runtime->abi >= 7 ? EB_LANDLOCK_QUIET : 0,
         .uid = job->uid,
         .gid = job->uid,

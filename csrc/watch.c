@@ -203,7 +203,7 @@ collect_tree(const struct eb_watch *watch, struct tree *tree, struct eb_sample *
         pid_t pid = tree->pids[i];
         tree->speakers[i] = pid;
         tree->parents[i] = 0;
-        if (read_process(watch->proc, pid, &process) < 0)
+        if (pid == watch->template || read_process(watch->proc, pid, &process) < 0)
             continue;
         tree->speakers[i] = process.speaker;
         tree->parents[i] = process.parent;

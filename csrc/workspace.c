@@ -72,18 +72,30 @@ eb_workspace_unlock(const struct eb_init *init)
             (void)fchmod(init->places[i], 0700);
 }
 
-bool
-eb_workspace_clear(const struct eb_init *init)
+static bool
+clear_from(const struct eb_init *init, int first)
 {
     bool empty = true;
-    if (!EB_HAS(CLEARING))
-        return true;
-    for (int i = 0; i < EB_PLACES; i++) {
+    for (int i = first; i < EB_PLACES; i++) {
         int place = init->fixed[i] ? -1 : init->places[i];
         if (!is_empty(place) && eb_tree_clear(place) < 0)
             empty = false;
     }
-    return empty && (init->n_fixtures == 0 || eb_fixtures_stand(init));
+    return empty;
+}
+
+bool
+eb_workspace_clear(const struct eb_init *init)
+{
+    if (!EB_HAS(CLEARING))
+        return true;
+    return clear_from(init, 0) && (init->n_fixtures == 0 || eb_fixtures_stand(init));
+}
+
+bool
+eb_workspace_clear_homes(const struct eb_init *init)
+{
+    return clear_from(init, 1);
 }
 
 static void
@@ -99,7 +111,7 @@ void
 eb_workspace_renew(const struct eb_init *init)
 {
     for (int i = 0; i < EB_PLACES; i++) {
-        if (init->places[i] < 0 || known[i].same)
+        if (init->places[i] < 0 || is_as_left(init, i))
             continue;
         (void)futimens(init->places[i], NULL);
         remember(init->places[i], &known[i].left);

@@ -26,7 +26,9 @@ from evalbox.limits import GiB, KiB, Limits, MiB
 from evalbox.output import Enforcement, Output, Status
 from evalbox.plan import PIPE, File, Plan
 from evalbox.policy import ALL, CORE, Network, Policy, Syscalls
+from evalbox.template import Template
 from evalbox.usage import Usage
+from evalbox.warm import Warm
 
 if TYPE_CHECKING:
     from evalbox._host import Host
@@ -62,9 +64,11 @@ __all__ = [
     "Stderr",
     "Stdout",
     "Syscalls",
+    "Template",
     "TimedOut",
     "UnsupportedError",
     "Usage",
+    "Warm",
     "host",
     "run",
 ]

@@ -276,4 +276,7 @@ def _setup_error(report: Report, stage: str, plan: Plan) -> SetupError:
     if stage == "execve":
         program = plan.cmd[0] if plan.executable is None else plan.executable
         message = f"{os.fsdecode(program)}: {message}"
+    if stage == "template":
+        said = bytes(report.stderr).decode("utf-8", "replace").strip().splitlines()
+        message = f"{message}; it said: {said[-1]}" if said else message
     return SetupError(stage, report.error, message)

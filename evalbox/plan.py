@@ -48,6 +48,7 @@ from evalbox._values import (
 from evalbox.errors import PlanError
 from evalbox.limits import LIMIT_FIELDS, KiB, Limits, MiB
 from evalbox.policy import POLICY_FIELDS, Isolation, Network, OnDenied, Policy, Syscalls
+from evalbox.warm import Warm
 
 # What PATH, HOME, TMPDIR, USER, LANG and the name of the program may add.
 BASE_ENVIRONMENT = 8 * KiB
@@ -132,6 +133,8 @@ class Plan:
         policy: what it may do.
         stream: whether output also arrives as Stdout and Stderr events.
         hold: whether the run waits before execve for `Executor.release`.
+        warm: with it cmd is [PYTHON, SCRIPT, ...], and the run may be forked from an
+            interpreter that has started already; `Template.plan` makes such plans.
 
     Raises:
         PlanError: for any value that could never work, on any host.
@@ -148,6 +151,7 @@ class Plan:
     policy: Policy
     stream: bool
     hold: bool
+    warm: Warm | None
 
     def __init__(
         self,
@@ -163,6 +167,7 @@ class Plan:
         policy: Policy = _DEFAULT_POLICY,
         stream: bool = False,
         hold: bool = False,
+        warm: Warm | None = None,
     ) -> None:
         store(
             self,
@@ -177,7 +182,9 @@ class Plan:
             policy=instance(policy, "policy", Policy),
             stream=boolean(stream, "stream"),
             hold=boolean(hold, "hold"),
+            warm=None if warm is None else instance(warm, "warm", Warm),
         )
+        _check_warm(self)
         _check_tree(self.files, self.cwd)
         _check_total(self)
 
@@ -195,6 +202,7 @@ class Plan:
             "policy": self.policy.to_dict(),
             "stream": self.stream,
             "hold": self.hold,
+            "warm": None if self.warm is None else self.warm.to_dict(),
         }
 
     @classmethod
@@ -289,6 +297,18 @@ def _check_tree(files: Mapping[str, File], cwd: str) -> None:
             raise PlanError(f"path is a file and a directory at once: {shown(path)}")
 
 
+def _check_warm(plan: Plan) -> None:
+    warm = plan.warm
+    if warm is None:
+        return
+    if plan.executable is not None or len(plan.cmd) < 2:
+        raise PlanError("with warm=, cmd is [PYTHON, SCRIPT, ...] and there is no executable")
+    if os.fsencode(plan.cmd[1]).startswith((b"-", b"/")):
+        raise PlanError(f"with warm=, cmd[1] is a file of the plan, not {shown(plan.cmd[1])}")
+    if name := warm.refuses(plan.env):
+        raise PlanError(f"{name} is read when the interpreter starts: put it into warm.env")
+
+
 def _check_total(plan: Plan) -> None:
     sizes = [len(os.fsencode(item)) for item in plan.cmd]
     sizes += [len(os.fsencode(name + content)) + 1 for name, content in plan.env.items()]
@@ -314,6 +334,10 @@ def _stdin_from_json(value: object) -> bytes | Pipe:
     return bytes_from_json(value, "stdin")
 
 
+def _warm_from_json(value: Any) -> Warm | None:
+    return None if value is None else Warm.from_dict(value)
+
+
 _FROM_JSON = {
     "cmd": lambda items: [text_from_json(item, "cmd") for item in several(items, "cmd")],
     "executable": lambda value: optional(text_from_json)(value, "executable"),
@@ -323,6 +347,7 @@ _FROM_JSON = {
     },
     "limits": Limits.from_dict,
     "policy": Policy.from_dict,
+    "warm": _warm_from_json,
 }
 
 
@@ -342,6 +367,7 @@ class PlanFields(TypedDict, total=False):
     policy: Policy
     stream: bool
     hold: bool
+    warm: Warm | None
     # Policy
     read: Iterable[StrPath]
     write: Iterable[StrPath]

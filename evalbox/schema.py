@@ -21,6 +21,7 @@ from evalbox.limits import Limits
 from evalbox.output import LEVELS, OUTPUT_FIELDS, Status
 from evalbox.plan import Plan
 from evalbox.policy import ISOLATIONS, NETWORK_MODES, ON_DENIED, PROPERTIES, Policy
+from evalbox.warm import Warm
 
 Schema = dict[str, Any]
 
@@ -109,6 +110,16 @@ def _env() -> Schema:
     return {"type": "object", "propertyNames": names, "additionalProperties": _TEXT}
 
 
+def _warm() -> Schema:
+    properties: dict[str, Schema] = {
+        "preload": _list({"type": "string", "pattern": "^[^\\u0000]+$"}),
+        "warmup": _TEXT,
+        "env": _env(),
+        "requests": {**_WHOLE, "minimum": 1},
+    }
+    return _object(_with_defaults(properties, Warm().to_dict()))
+
+
 def plan_schema() -> Schema:
     """The JSON Schema of a Plan."""
     properties: dict[str, Schema] = {
@@ -123,6 +134,7 @@ def plan_schema() -> Schema:
         "policy": {"$ref": "#/$defs/policy"},
         "stream": _BOOLEAN,
         "hold": _BOOLEAN,
+        "warm": _nullable(_warm()),
     }
     defaults = Plan(["-"]).to_dict()
     for name in ("cmd", "limits", "policy"):  # needed, or described where they are defined

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,31 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCH = ROOT / "bench"
+from bench_modules import ROOT, bench
 
-
-class Bench:
-    """The modules of bench/, which is no package."""
-
-    def __init__(self) -> None:
-        self.before = set(sys.modules)
-
-    def __getattr__(self, name: str):
-        return __import__(name)
-
-    def forget(self) -> None:
-        own = {path.stem for path in BENCH.glob("*.py")}
-        for name in own & (set(sys.modules) - self.before):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(BENCH)
-    modules = Bench()
-    yield modules
-    modules.forget()
+__all__ = ["bench"]
 
 
 def made(bench, **parts):
@@ -83,15 +62,20 @@ def test_results_of_another_schema_are_refused(bench, tmp_path: Path) -> None:
 # ---- tables -------------------------------------------------------------------
 
 
-def test_the_table_has_a_row_for_each_program_and_a_gap_for_a_missing_contestant(bench) -> None:
-    ratio = bench.results.Ratio(1.25, 1.0, 1.5, 900)
-    text = bench.tables.ratio_table(
-        "title", {"a": {"floor": ratio, "bwrap": ratio}, "b": {"floor": ratio}}, "us"
-    )
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 3
-    assert "1.25 (1.00-1.50), 900 us" in rows[1]
+def test_the_readme_has_a_line_for_each_contestant_and_a_gap_where_one_is_missing(bench) -> None:
+    found = made(bench, latency={"a": {"floor": [2.0], "bwrap": [5.0]}, "b": {"floor": [900.0]}})
+    lines = bench.tables.readme_table(found).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["", "floor", "bwrap"]
+    assert "2.50 (2.50-2.50), 5 us" in rows[2]
     assert rows[2].rstrip(" |").endswith("-")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.054, "0.05"), (1.444, "1.44"), (53.44, "53.4"), (1067.1, "1067")]
+)
+def test_a_ratio_has_three_digits(bench, value: float, text: str) -> None:
+    assert bench.results.short(value) == text
 
 
 def test_only_what_stands_between_the_marks_is_replaced(bench) -> None:
@@ -264,102 +248,6 @@ def test_the_command_exits_with_1_on_a_regression(
     assert f"{3 if code else 0} of 3 ratios are worse" in capsys.readouterr().out
 
 
-# ---- steps --------------------------------------------------------------------
-
-
-def points(bench, *told: tuple[int, str]):
-    """Points from "+name" for a begin and "-name" for an end."""
-    return [bench.timeline.Point(at, name[1:], name[0] == "-") for at, name in told]
-
-
-def one_run(bench, start: int = 0):
-    """A run of 100 ns: host until 10, launcher from 15 to 80, host from 90."""
-    host = [(0, "+run"), (2, "+kit"), (7, "-kit"), (10, "+send"), (20, "-send"), (22, "+wait")]
-    host += [(90, "-wait"), (92, "+output"), (99, "-output"), (100, "-run")]
-    launcher = [(15, "-ppoll"), (18, "+pipe2"), (20, "-pipe2"), (21, "+clone"), (30, "+dup2")]
-    launcher += [(32, "-dup2"), (35, "+execve"), (45, "-clone"), (46, "+ppoll"), (70, "-ppoll")]
-    launcher += [(71, "+wait4"), (75, "-wait4"), (80, "+sendmsg"), (95, "-sendmsg")]
-    launcher += [(97, "+futimens"), (98, "-futimens"), (99, "+ppoll")]
-    return tuple(
-        points(bench, *((start + at, name) for at, name in side)) for side in (host, launcher)
-    )
-
-
-def test_the_steps_of_a_run_add_up_to_the_whole(bench) -> None:
-    found = bench.timeline.summed(bench.timeline.stretches(*one_run(bench)))
-    path = {key: ns for key, (ns, _) in found.items() if key[0] != "afterwards"}
-    assert sum(path.values()) == 100
-    assert path["host", "run"] == 2 + 3 + 2 + 1
-    assert path["host", "kit"] == 5
-    assert path["between", "the job is sent, and init wakes"] == 5
-    assert path["between", "the report is sent, and the host wakes"] == 10
-
-
-def test_what_the_child_does_is_its_own_and_not_the_clone(bench) -> None:
-    found = bench.timeline.summed(bench.timeline.stretches(*one_run(bench)))
-    assert found["launcher", "start: clone"] == (9, 1)
-    assert found["launcher", "child: dup2"] == (2, 1)
-    # execve() never returns: it is over when clone() returns to init.
-    assert found["launcher", "child: execve"] == (10, 1)
-    assert found["launcher", "watch: ppoll"] == (24, 1)
-    assert found["launcher", "end: wait4"] == (4, 1)
-
-
-def test_what_follows_the_report_is_not_on_the_path(bench) -> None:
-    found = bench.timeline.summed(bench.timeline.stretches(*one_run(bench)))
-    late = {name: ns for (side, name), (ns, _) in found.items() if side == "afterwards"}
-    assert late == {"sendmsg": 15, "(own code)": 3, "futimens": 1}
-
-
-def test_a_run_close_upon_another_gets_its_own_points(bench) -> None:
-    timeline = bench.timeline
-    first, second = one_run(bench), one_run(bench, 100)
-    runs = timeline.split([*first[0], *second[0]], "run")
-    assert [len(run) for run in runs] == [10, 10]
-    found = [
-        timeline.summed(timeline.stretches(host, launcher))
-        for host, launcher in timeline.matched(runs, [*first[1], *second[1]])
-    ]
-    assert found[0] == found[1]
-
-
-def test_a_run_without_its_report_is_refused(bench) -> None:
-    host, launcher = one_run(bench)
-    silent = [point for point in launcher if point.name != "sendmsg"]
-    with pytest.raises(bench.timeline.BrokenError, match="sendmsg"):
-        bench.timeline.stretches(host, silent)
-
-
-def test_small_steps_are_summed_up_and_none_is_lost(bench) -> None:
-    rows = [
-        {"side": "host", "step": name, "us": us, "share_of_floor": us / 50}
-        for name, us in (("a", 90.0), ("b", 0.5), ("c", 0.4), ("d", 9.1))
-    ]
-    shown = bench.tables.without_small(rows, 0.01)
-    assert [row["step"] for row in shown] == ["a", "d", "2 smaller steps"]
-    assert sum(row["us"] for row in shown) == pytest.approx(100)
-
-
-def test_everything_that_is_marked_exists(bench) -> None:
-    steps = bench.steps
-    for place, attribute, _ in steps.HOST:
-        assert callable(getattr(steps.owner_of(place), attribute)), (place, attribute)
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").glob("*.c"))
-    unused = {name for name in steps.CALLS if not re.search(rf"\b{name}\(", source)}
-    assert unused == set()
-
-
-def test_a_real_run_has_the_steps_that_every_run_has(bench) -> None:
-    """With a launcher built for it; how long they took is not looked at."""
-    for told in bench.steps.profile(1)["tiers"].values():
-        assert told["runs"] + told["left_out"] == bench.steps.RUNS
-        assert told["runs"] > 0
-        found = {re.split(r" ×| \(", row["step"])[0] for row in told["rows"]}
-        assert {"start: clone", "child: dup2", "child: setrlimit", "child: seccomp"} <= found
-        assert {"child: landlock_restrict_self", "child: execve", "watch: ppoll"} <= found
-        assert {"encode the job", "make the Output"} <= found
-
-
 # ---- contestants --------------------------------------------------------------
 
 
@@ -391,9 +279,12 @@ def test_who_fails_is_left_out_and_named_and_the_others_stay(bench, capsys) -> N
     assert "it broke" in capsys.readouterr().err
 
 
-def test_every_contestant_is_once_the_first_of_a_round(bench) -> None:
+def test_every_round_has_all_contestants_and_not_always_in_the_same_order(bench) -> None:
     field = ["a", "b", "c"]
-    assert [bench.measure.rotated(field, n)[0] for n in range(-1, 3)] == ["c", "a", "b", "c"]
+    orders = [bench.measure.shuffled(field, number) for number in range(20)]
+    assert all(sorted(order) == field for order in orders)
+    assert {order[0] for order in orders} == set(field)
+    assert orders[3] == bench.measure.shuffled(field, 3)
 
 
 def test_a_sandbox_that_does_not_run_here_is_absent_with_what_it_said(
@@ -412,3 +303,11 @@ def test_a_sandbox_that_does_not_run_here_is_absent_with_what_it_said(
 
 def test_every_known_sandbox_says_what_it_confines_and_what_not(bench) -> None:
     assert all(peer.confines and peer.leaves and peer.install for peer in bench.peers.PEERS)
+
+
+def test_every_micro_benchmark_still_runs() -> None:
+    """Once each, and nothing is timed."""
+    names = ["-o", "python_files=bench_*.py", "-o", "python_functions=bench_*"]
+    line = [sys.executable, "-m", "pytest", "bench/micro", "--benchmark-disable", *names]
+    ended = subprocess.run([*line, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True)
+    assert ended.returncode == 0, ended.stdout.decode()

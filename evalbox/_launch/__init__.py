@@ -15,6 +15,7 @@ from evalbox._launch.kit import Filters, Kit, Kits
 from evalbox._launch.launcher import Launcher
 from evalbox._launch.slot import Slot, close_all, encode_env
 from evalbox._launch.uids import UidLocks
+from evalbox._launch.warm import library, start_job, why_cold
 from evalbox._native import (
     JOB_HOLD,
     JOB_KEEP,
@@ -28,9 +29,10 @@ from evalbox._native import (
 )
 from evalbox.limits import GiB, Limits
 from evalbox.plan import PIPE, Plan
+from evalbox.warm import Warm
 from evalbox.workspace import fill
 
-__all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send"]
+__all__ = ["Filters", "Kit", "Kits", "Launcher", "Slot", "UidLocks", "send", "why_cold"]
 
 # How many processes each other run may have while one of its user is limited, and
 # how many others there may be by then.
@@ -53,6 +55,9 @@ def send(
     try:
         if kit.tier == "process" and slot.ruleset != kit.serial:
             ruleset = _ruleset(kit, slot)
+        if kit.warm is not None and not slot.warm:
+            _start_template(wire, plan, kit, kit.warm, slot, ruleset)
+        elif ruleset >= 0:
             fds = fds._replace(ruleset=ruleset)
         if plan.files or plan.cwd != ".":
             _fill(plan, slot)
@@ -63,6 +68,16 @@ def send(
             os.close(ruleset)
     slot.ruleset = kit.serial
     slot.run_id = run_id
+
+
+def _start_template(wire: Wire, plan: Plan, kit: Kit, warm: Warm, slot: Slot, ruleset: int) -> None:
+    job, runner = start_job(warm, plan, kit.program, slot, kit.serial)
+    loaded = library()
+    try:
+        wire.send_job(slot.sock, job, runner, JobFds(ruleset=ruleset, library=loaded))
+    finally:
+        os.close(loaded)
+    slot.warm = True
 
 
 def _ruleset(kit: Kit, slot: Slot) -> int:
@@ -103,9 +118,10 @@ def _job(plan: Plan, kit: Kit, others: int) -> Job:
 
 def _runner(plan: Plan, slot: Slot, run_id: int) -> Runner:
     uid = KEEP_ID if slot.uid is None else slot.uid
-    if not plan.env:
+    more = plan.env if plan.warm is None else {**plan.warm.env, **plan.env}
+    if not more:
         return Runner(run_id, uid, len(slot.env), slot.encoded_env)
-    env = {**slot.env, **plan.env}
+    env = {**slot.env, **more}
     return Runner(run_id, uid, len(env), encode_env(env))
 
 

@@ -12,8 +12,8 @@ from evalbox._launch.slot import Slot
 class IdleSlots:
     """In the order in which they were last used.
 
-    In namespaces an init has the files of one kit and serves runs of that only;
-    elsewhere any will do, and all of them have the key 0.
+    One that has the files or the interpreter of a kit serves runs of that only; any
+    other will do for all the rest, and has the key 0.
     """
 
     def __init__(self) -> None:
@@ -30,13 +30,13 @@ class IdleSlots:
         return iter(self._keys)
 
     def add(self, slot: Slot) -> None:
-        key = 0 if slot.launcher.filters.tier == "process" else slot.ruleset
+        key = slot.ruleset if slot.has_own_kit else 0
         self._keys[slot] = key
         self._by_key[key][slot] = None
 
     def take(self, kit: Kit) -> Slot | None:
         """The one that can serve a kit and was used last."""
-        key = 0 if kit.tier == "process" else kit.serial
+        key = kit.serial if kit.has_own_slots else 0
         slots = self._by_key.get(key)
         if not slots:
             return None

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from evalbox import _native
 from evalbox._host import host
+from evalbox._launch.warm import reason_against
 from evalbox._native.tree import tree
 from evalbox._values import FrozenMap
 from evalbox.compile.descriptors import KEPT, PathDescriptors
@@ -29,6 +30,7 @@ from evalbox.output import Enforcement
 from evalbox.plan import Plan
 from evalbox.policy import Network, OnDenied, Policy, Syscalls
 from evalbox.resolve import Program, resolve
+from evalbox.warm import Warm
 
 # Each keeps some two dozen descriptors.
 MOST_KEPT = 6
@@ -64,11 +66,14 @@ class Kit:
         program, tier, identity, filters: of all its runs.
         shares_count: whether the kernel counts its processes with the caller's others.
         last_job: what was sent for the plan that was run last.
+        warm: what the interpreter does from which they are forked; None: they start theirs.
     """
 
-    def __init__(self, policy: Policy, program: Program) -> None:
+    def __init__(self, policy: Policy, program: Program, warm: Warm | None = None) -> None:
         self.serial = next(_serials)
         self.policy = policy
+        is_cold = warm is None or bool(reason_against(policy, program))
+        self.warm = None if is_cold else warm
         self.program = program
         self.descriptors = PathDescriptors(policy, program)
         try:
@@ -113,6 +118,11 @@ class Kit:
         entries = [*self.descriptors.entries, *own]
         net = HANDLED_NET[self.policy.network.mode]
         return _native.ruleset(entries, int(HANDLED), net, SCOPES)
+
+    @property
+    def has_own_slots(self) -> bool:
+        """Whether its slots, which have its files or its interpreter, serve no other kit."""
+        return self.tier == "namespace" or self.warm is not None
 
     @property
     def places(self) -> dict[str, str]:
@@ -160,7 +170,7 @@ class Kits:
     """The kits that were used last; owner of all of them."""
 
     def __init__(self) -> None:
-        self._kits: OrderedDict[tuple[str, Program], Kit] = OrderedDict()
+        self._kits: OrderedDict[tuple[str, Program, Warm | None], Kit] = OrderedDict()
         self._last: tuple[Plan, Kit, float] | None = None
 
     def of(self, plan: Plan) -> Kit:
@@ -183,7 +193,7 @@ class Kits:
 
     def _looked_up(self, plan: Plan) -> Kit:
         program = resolve(plan)
-        key = (plan.policy.digest, program)
+        key = (plan.policy.digest, program, plan.warm)
         kit = self._kits.get(key)
         if kit is not None:
             if kit.still_holds():
@@ -192,7 +202,7 @@ class Kits:
             del self._kits[key]
             kit.close()
         host().check_features(plan.policy)
-        kit = Kit(plan.policy, program)
+        kit = Kit(plan.policy, program, plan.warm)
         self._kits[key] = kit
         if len(self._kits) > MOST_KEPT:
             self._kits.popitem(last=False)[1].close()

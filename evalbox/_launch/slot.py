@@ -32,6 +32,7 @@ class Slot:
         workspace: in namespaces, descriptor of the directory with its places; else -1.
         run_id: of the run that it serves, 0 when idle.
         no_cgroup: why it has none although the host has some; else "".
+        warm: whether its init has an interpreter, or the order to start one.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Slot:
         "sock",
         "token",
         "uid",
+        "warm",
         "workspace",
     )
 
@@ -62,8 +64,14 @@ class Slot:
         self.run_id = 0
         self.workspace = -1
         self.no_cgroup = ""
+        self.warm = False
         self.env: dict[str, str] = {}
         self.encoded_env = b""
+
+    @property
+    def has_own_kit(self) -> bool:
+        """Whether it serves runs of one kit only, as `Kit.has_own_slots` says."""
+        return self.warm or self.launcher.filters.tier == "namespace"
 
     def has_places_at(self, home: str, tmp: str) -> None:
         """Where its runs see their own directories."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from evalbox._core import ffi, lib
 from evalbox._native.basics import (
@@ -37,7 +37,8 @@ class Job:
     """What struct eb_job holds for every run of a plan: made once, sent for each of them.
 
     `strings` are the program, its directory and its arguments, each with its NUL;
-    limits are in bytes and ns, UNLIMITED for none.
+    limits are in bytes and ns, UNLIMITED for none; `requests`, of a template: how many runs
+    before it is started anew.
     """
 
     __slots__ = ("head", "stdin", "strings")
@@ -51,9 +52,11 @@ class Job:
         strings: bytes,
         stdin: bytes,
         limits: tuple[int, ...],
+        requests: int = 0,
     ) -> None:
         self.head = ffi.new("struct eb_job *")
-        self.head.type = lib.EB_ORDER_RUN
+        self.head.type = lib.EB_ORDER_TEMPLATE if requests else lib.EB_ORDER_RUN
+        self.head.requests = requests
         self.head.ruleset_id, self.head.flags, self.head.argc = ruleset_id, flags, argc
         self.head.stdin_size, self.head.limits = len(stdin), limits
         self.strings = strings
@@ -82,6 +85,8 @@ class JobFds(NamedTuple):
     ruleset: int = -1
     stdin: int = -1
     gate: int = -1
+    payload: int = -1
+    library: int = -1
 
 
 NO_FDS: Final = JobFds()
@@ -167,22 +172,23 @@ class Wire:
         head.run_id, head.uid, head.envc, env = runner
         strings = job.strings + env
         head.strings = len(strings)
+        if _JOB_SIZE + len(strings) + len(job.stdin) <= MESSAGE_MAX:
+            body = strings + job.stdin if job.stdin else strings
+            self._send_head(sock, head, body, fds)
+            return
+        payload = sealed_memfd(strings, job.stdin)
+        try:
+            self._send_head(sock, head, b"", fds._replace(payload=payload))
+        finally:
+            os.close(payload)
+
+    def _send_head(self, sock: int, head: Any, body: bytes, fds: JobFds) -> None:
         sent: Sequence[int] = ()
         head.fds = 0
         if fds is not NO_FDS:
             sent = [fd for fd in fds if fd >= 0]
             head.fds = sum(1 << bit for bit, fd in enumerate(fds) if fd >= 0)
-        if _JOB_SIZE + len(strings) + len(job.stdin) <= MESSAGE_MAX:
-            body = strings + job.stdin if job.stdin else strings
-            checked(lib.eb_send(sock, head, _JOB_SIZE, body, len(body), sent, len(sent)))
-            return
-        payload = sealed_memfd(strings, job.stdin)
-        try:
-            head.fds |= lib.EB_JOB_FD_PAYLOAD
-            sent = (*sent, payload)
-            checked(lib.eb_send(sock, head, _JOB_SIZE, ffi.NULL, 0, sent, len(sent)))
-        finally:
-            os.close(payload)
+        checked(lib.eb_send(sock, head, _JOB_SIZE, body, len(body), sent, len(sent)))
 
     def send_kill(self, sock: int, run_id: int) -> None:
         head = self._kill

@@ -52,7 +52,7 @@ class _Run:
 
     def __get__(self, instance: Executor | None, owner: type[Executor]) -> Callable[[Plan], Output]:
         if instance is None:
-            return _run_on_shared
+            return run_on_shared
         return instance._run
 
 
@@ -228,7 +228,7 @@ def _checked(plan: object) -> Plan:
     return plan
 
 
-def _run_on_shared(plan: Plan) -> Output:
+def run_on_shared(plan: Plan) -> Output:
     """Runs a plan on an executor that is kept for this; any number of threads may call it.
 
     Raises:
@@ -253,5 +253,5 @@ def run(cmd: Sequence[Argument], *, check: bool = False, **fields: Unpack[PlanFi
         SetupError: the sandbox could not start.
         ProgramFailed: only with `check`, when the program did not exit with 0.
     """
-    output = _run_on_shared(plan_from_fields(cmd, **fields))
+    output = run_on_shared(plan_from_fields(cmd, **fields))
     return output.check() if check else output

@@ -147,10 +147,12 @@ class Context:
 
     def plan(self, cmd: list[Any], **fields: Any) -> evalbox.Plan:
         """For an Executor of the attack's own; set `enforcement` from its Output."""
+        cmd, fields = _warmed(cmd, fields)
         return plan_from_fields(cmd, **self.plan_fields(fields))
 
     def run(self, cmd: list[Any], **fields: Any) -> evalbox.Output:
         """A run of this tier; `enforcement` is then what it reported."""
+        cmd, fields = _warmed(cmd, fields)
         output = evalbox.run(cmd, **self.plan_fields(fields))
         self.enforcement = output.enforcement
         return output
@@ -178,6 +180,21 @@ class Context:
             timeout=PATIENCE,
         )
         return answer_of_process(done)
+
+
+# With drive's --warm: the programs of acts are forked from a template.
+warm: evalbox.Warm | None = None
+
+
+def _warmed(cmd: list[Any], fields: Fields) -> tuple[list[Any], Fields]:
+    """The same program as a file of a plan with `warm`, if it is one of Python's."""
+    if warm is None or cmd[0] != PYTHON or "-c" not in cmd or fields.get("stdin") is evalbox.PIPE:
+        return cmd, fields
+    at = cmd.index("-c")
+    script, arguments = cmd[at + 1], cmd[at + 2 :]
+    folder = fields.get("cwd", ".")
+    files = {**fields.get("files", {}), f"{folder}/main.py": script}
+    return [PYTHON, "main.py", *arguments], {**fields, "files": files, "warm": warm}
 
 
 def answer_of(output: evalbox.Output) -> str:
