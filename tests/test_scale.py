@@ -389,8 +389,10 @@ def of_their_own_limits(executor: Executor, number: int) -> None:
 
 
 def with_a_far_deadline(executor: Executor, _number: int) -> None:
-    run = executor.spawn(Plan(["true"], hold=True, limits=Limits(wall_time=10.0**6)))
-    executor.release(run)
+    run = executor.spawn(Plan(["cat"], stdin=PIPE, limits=Limits(wall_time=10.0**6)))
+    # Only what is told to have started has one.
+    assert started(executor, 1) == [run]
+    executor.close_stdin(run)
     rest(executor)
 
 
@@ -418,6 +420,15 @@ def resident() -> int:
     )
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.long)])
 def test_many_are_alive_at_once_and_each_costs_little(executor: Executor, count: int) -> None:
     executor.run(TRUE)
@@ -649,7 +660,8 @@ def test_what_was_stolen_meanwhile_is_in_the_usage(executor: Executor) -> None:
             return Sample(self.at, 2.0 * self.at, self.at, 0.25 * self.at)
 
     loop_of(executor)._interference = Fake()
-    run = executor.spawn(Plan(["true"], hold=True))
-    executor.release(run)
+    run = executor.spawn(CAT)
+    assert started(executor, 1) == [run]
+    executor.close_stdin(run)
     (output,) = [e.output for e in rest(executor) if isinstance(e, Completed)]
     assert (output.usage.steal_share, output.usage.throttled_time) == (0.5, 0.25)

@@ -40,8 +40,10 @@ class IdleSlots:
         slots = self._by_key.get(key)
         if not slots:
             return None
-        slot = next(reversed(slots))
-        self.discard(slot)
+        slot, _ = slots.popitem()
+        del self._keys[slot]
+        if not slots:
+            del self._by_key[key]
         return slot
 
     def take_oldest(self) -> Slot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections import OrderedDict
@@ -55,8 +56,8 @@ class Dispatcher:
         self._wire = wire
         self._fleet = fleet
         self._deadlines = deadlines
-        # Whether it is to be looked at even if nothing happens.
-        self._is_timed = False
+        # When the queue is to be looked at even if nothing happens.
+        self._look_at = math.inf
         self._queue: OrderedDict[int, Run] = OrderedDict()
 
     def start(self, run: Run, kit: Kit) -> None:
@@ -71,7 +72,6 @@ class Dispatcher:
 
     def go_on(self, failed: Callable[[Run, EvalboxError], None]) -> None:
         """Gives the runs that wait to inits, the first one first."""
-        self._is_timed = False
         for _ in range(_MOST_AT_ONCE):
             if not self._queue:
                 return
@@ -87,6 +87,7 @@ class Dispatcher:
 
     def look_again(self, failed: Callable[[Run, EvalboxError], None]) -> None:
         """The deadline of QUEUE has passed: what was short may be there by now."""
+        self._look_at = math.inf
         self._fleet.lift()
         self.go_on(failed)
 
@@ -109,9 +110,9 @@ class Dispatcher:
     @property
     def waits_for_held(self) -> bool:
         """Whether nothing goes on before the caller releases or kills a held run."""
-        admission = self.admission
-        all_held = 0 < admission.held == admission.running
-        return all_held and bool(self._queue) and not self._is_timed
+        if not self._queue or self._look_at < math.inf:
+            return False
+        return 0 < self.admission.held == self.admission.running
 
     def close(self) -> None:
         self._queue.clear()
@@ -135,8 +136,10 @@ class Dispatcher:
         raise SetupError("slot", errno.EPIPE, "each init that was asked had ended")
 
     def _wait(self, pause: float) -> None:
-        self._is_timed = True
-        self._deadlines.add(time.monotonic() + pause, QUEUE)
+        at = time.monotonic() + pause
+        if at < self._look_at:
+            self._look_at = at
+            self._deadlines.add(at, QUEUE)
 
     def _is_taken_by(self, slot: Slot, run: Run, kit: Kit) -> bool:
         """Whether its init lives and has the job now."""

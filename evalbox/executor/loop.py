@@ -198,12 +198,14 @@ class Loop:
         enforcement = kit.enforcement(plan.limits)
         self._last_id = next(self._ids)
         life = Life(SandboxId(self._last_id), plan, self._machine, enforcement)
-        token = tokens.make(life.id, tokens.STDIN)
-        stdin = Stdin(self.wire, token) if plan.stdin is PIPE else None
+        stdin = None
+        if plan.stdin is PIPE:
+            stdin = Stdin(self.wire, tokens.make(life.id, tokens.STDIN))
         run = Run(life, sink, kit.serves_once(plan), stdin)
         try:
             self._dispatcher.start(run, kit)
         except BaseException:
+            self._dispatcher.forget(run)
             run.close()
             raise
         self._runs[life.id] = run

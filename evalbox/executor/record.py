@@ -19,6 +19,7 @@ class Run:
         life: what is known of it.
         sink: gets its events.
         stdin: with stdin=PIPE.
+        descriptors: how many it keeps open here while it runs.
         gate: eventfd that lets it start, with hold; -1 before `open`, and without.
         is_held: whether it waits to be released, here or at its gate.
         has_begun: whether an init was given it.
@@ -30,6 +31,7 @@ class Run:
 
     __slots__ = (
         "before",
+        "descriptors",
         "error",
         "gate",
         "has_begun",
@@ -48,17 +50,13 @@ class Run:
         self.sink = sink
         self.serves_once = serves_once
         self.stdin = stdin
+        self.descriptors = (stdin is not None) + life.plan.hold
         self.gate = -1
         self.is_held = life.plan.hold
         self.has_begun = False
         self.slot: Slot | None = None
         self.error: EvalboxError | None = None
         self.before: Sample | None = None
-
-    @property
-    def descriptors(self) -> int:
-        """How many it keeps open here while it runs."""
-        return (self.stdin is not None) + self.life.plan.hold
 
     def open(self) -> None:
         """What init is to be given: not before it is its turn."""
