@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from evalbox import _launch
 from evalbox._host import cgroups
 from evalbox._host.cgroups import CPU, KILL, MEMORY, PIDS, Cgroups, Mount, choose
 
@@ -341,3 +343,18 @@ def test_looking_changes_nothing(tree: Tree) -> None:
     before = tree.content()
     assert tree.find("/run.scope").moves
     assert tree.content() == before
+
+
+@pytest.mark.parametrize(
+    ("controllers", "no_cgroup", "shares"),
+    [({PIDS}, "", False), ({PIDS}, "none was free", True), ({MEMORY}, "", True)],
+)
+def test_a_users_other_processes_are_let_alone_only_where_no_cgroup_counts(
+    monkeypatch: pytest.MonkeyPatch, controllers: set[str], no_cgroup: str, shares: bool
+) -> None:
+    here = SimpleNamespace(cgroups=SimpleNamespace(controllers=frozenset(controllers)))
+    monkeypatch.setattr(_launch, "host", lambda: here)
+    kit, slot = SimpleNamespace(shares_uid=True), SimpleNamespace(no_cgroup=no_cgroup)
+    assert _launch._shares_count(kit, slot) is shares  # type: ignore[arg-type]
+    kit.shares_uid = False
+    assert not _launch._shares_count(kit, slot)  # type: ignore[arg-type]

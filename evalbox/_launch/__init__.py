@@ -11,6 +11,8 @@ import os
 import time
 from functools import lru_cache
 
+from evalbox._host import host
+from evalbox._host.cgroups import PIDS
 from evalbox._launch.kit import Filters, Kit, Kits
 from evalbox._launch.launcher import Launcher
 from evalbox._launch.slot import Slot, close_all, encode_env
@@ -61,7 +63,7 @@ def send(
             fds = fds._replace(ruleset=ruleset)
         if plan.files or plan.cwd != ".":
             _fill(plan, slot)
-        job = _job_of(plan, kit, others)
+        job = _job_of(plan, kit, others if _shares_count(kit, slot) else None)
         wire.send_job(slot.sock, job, _runner(plan, slot, run_id), fds)
     finally:
         if ruleset >= 0:
@@ -93,16 +95,22 @@ def _fill(plan: Plan, slot: Slot) -> None:
         fill(box, plan.files, plan.cwd, slot.uid)
 
 
-def _job_of(plan: Plan, kit: Kit, others: int) -> Job:
+def _shares_count(kit: Kit, slot: Slot) -> bool:
+    """Whether its processes are counted with the caller's others: a cgroup counts nobody else."""
+    has_own = PIDS in host().cgroups.controllers and not slot.no_cgroup
+    return kit.shares_uid and not has_own
+
+
+def _job_of(plan: Plan, kit: Kit, others: int | None) -> Job:
     """The job of a plan; the last one is kept, for a plan that is run over and over."""
-    if kit.shares_count:
+    if kit.shares_uid:
         return _job(plan, kit, others)
     if kit.last_job is None or kit.last_job[0] is not plan:
         kit.last_job = plan, _job(plan, kit, others)
     return kit.last_job[1]
 
 
-def _job(plan: Plan, kit: Kit, others: int) -> Job:
+def _job(plan: Plan, kit: Kit, others: int | None) -> Job:
     items = (kit.program.executable, plan.cwd, *plan.cmd)
     return Job(
         ruleset_id=kit.serial,
@@ -112,7 +120,7 @@ def _job(plan: Plan, kit: Kit, others: int) -> Job:
         argc=len(plan.cmd),
         strings=b"".join(os.fsencode(item) + b"\0" for item in items),
         stdin=b"" if plan.stdin is PIPE else plan.stdin,
-        limits=_limits(plan.limits, kit.shares_count, others),
+        limits=_limits(plan.limits, others),
     )
 
 
@@ -125,10 +133,10 @@ def _runner(plan: Plan, slot: Slot, run_id: int) -> Runner:
     return Runner(run_id, uid, len(env), encode_env(env))
 
 
-def _limits(limits: Limits, shared_uid: bool, others: int) -> tuple[int, ...]:
-    """struct eb_limits, in its order."""
+def _limits(limits: Limits, others: int | None) -> tuple[int, ...]:
+    """struct eb_limits, in its order; `others`: runs that are counted together with this one."""
     processes = limits.processes
-    if processes is not None and shared_uid:
+    if processes is not None and others is not None:
         # The kernel counts all of the user's: what is there already is let alone.
         there = _processes_of_user(int(time.monotonic() / _COUNTED))
         processes += there + _ELSEWHERE * max(others, _OTHERS)

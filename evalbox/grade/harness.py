@@ -68,7 +68,8 @@ for name, code in marshal.loads(zlib.decompress(base64.b85decode({packed!r}))):
     module = sys.modules[name] = type(sys)(name)
     exec(code, module.__dict__)
 """
-_MAIN: Final = b"import sys\nsys.modules['evalbox.grade.inside.judge'].main()\n"
+_FIND: Final = b"import sys\njudge = sys.modules['evalbox.grade.inside.judge']\n"
+_MAIN: Final = _FIND + b"judge.main()\n"
 
 
 class InterpreterError(EvalboxError):
@@ -157,10 +158,10 @@ def prepare(
 
 
 def _tried(runner: Runner, python: str, code: bytes, policy: Policy) -> Warm | None:
-    """A template for the harness; None when this interpreter cannot be one."""
+    """A template for the harness; None when this interpreter, or this host, has none."""
     packed = base64.b85encode(zlib.compress(code))
     warm = Warm(_PRELOAD, warmup=_WARMUP.format(packed=packed))
-    plan = Plan((python, SCRIPT), files={SCRIPT: b""}, policy=policy, warm=warm)
+    plan = Plan((python, SCRIPT), files={SCRIPT: _FIND}, policy=policy, warm=warm)
     try:
         return warm if runner.run(plan).ok else None
     except SetupError:
