@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ AT_ONCE = 1000
 DEFAULT = evalbox.Limits()
 
 Command = tuple[str, ...]
+Tier = Literal["process", "namespace"]
 
 
 class PeerError(Exception):
@@ -121,7 +121,7 @@ class Evalbox:
     def __init__(
         self,
         executor: evalbox.Executor,
-        tier: Literal["process", "namespace"],
+        tier: Tier,
         limits: evalbox.Limits = DEFAULT,
     ) -> None:
         self.executor = executor
@@ -155,12 +155,14 @@ def run_all(
                 expect_ok(event.output)
 
 
+def tiers() -> list[Tier]:
+    """Those that this host has."""
+    return ["process"] if evalbox.host().namespaces.why_not else ["process", "namespace"]
+
+
 def evalboxes(executor: evalbox.Executor, limits: evalbox.Limits = DEFAULT) -> list[Evalbox]:
     """One for each tier that there is."""
-    if why_not := evalbox.host().namespaces.why_not:
-        print(f"no namespaces here ({why_not})", file=sys.stderr)
-        return [Evalbox(executor, "process", limits)]
-    return [Evalbox(executor, "process", limits), Evalbox(executor, "namespace", limits)]
+    return [Evalbox(executor, tier, limits) for tier in tiers()]
 
 
 def timed(act: Callable[[], object]) -> float:

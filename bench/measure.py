@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from contestants import Command, Contestant, PeerError
 from results import Rows, Series
@@ -50,7 +51,17 @@ class Settings:
         return max(3, round(program.runs * self.scale * share))
 
 
-def shuffled(items: Sequence[Contestant], number: int) -> list[Contestant]:
+class Named(Protocol):
+    """Whatever rounds can be made of."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Some = TypeVar("Some", bound=Named)
+
+
+def shuffled(items: Sequence[Some], number: int) -> list[Some]:
     """The order of a round; the same in every benchmark."""
     return random.Random(number).sample(items, len(items))
 
@@ -64,9 +75,9 @@ class Rounds:
     def of(
         self,
         label: str,
-        field: Sequence[Contestant],
+        field: Sequence[Some],
         rounds: int,
-        measure: Callable[[Contestant], float],
+        measure: Callable[[Some], float],
     ) -> Series:
         """Each contestant once per round; the first of `field` is the base."""
         values: dict[str, list[float]] = {contestant.name: [] for contestant in field}

@@ -44,6 +44,8 @@ CAPTIONS = {
     "scale": "Lower is better. Each program sleeps until all are there, so that they really live"
     " at the same time; the sleep is taken off. evalbox runs them without a limit of memory,"
     " which would let in fewer at once.",
+    "crowd": "Lower is better, and 1 is best. Of the host process: for a line that goes to one of"
+    " the live runs and comes back, and for a run while they sleep.",
     "host": "Lower is better. A fork copies the page tables of its parent; the launcher is"
     " another process, and small.",
     "warm": "Lower is better. The bare fork has the same modules loaded, confines nothing and"

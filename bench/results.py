@@ -74,6 +74,12 @@ PARTS: dict[str, Part] = {
         "us",
         "lower",
     ),
+    "crowd": Part(
+        "Processor time of an event and of a run among live runs: times that beside one"
+        " (quartiles)",
+        "us",
+        "lower",
+    ),
     "host": Part("/bin/true from hosts of two sizes: times the floor (quartiles)", "us", "lower"),
     "warm": Part(
         "Python code in a warm interpreter: times a bare fork of one (quartiles), median",

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import contestants
+import crowd
 import evalbox
 import figure
 import host
@@ -28,7 +29,7 @@ import results
 import steps
 import tables
 import warm
-from contestants import Contestant
+from contestants import Contestant, tiers
 from measure import Program, Rounds, Settings
 from results import Results
 
@@ -39,7 +40,7 @@ FIGURE = HERE.parent / "docs" / "bench.svg"
 # What the README's figures are made from.
 KEPT = HERE.parent / "docs" / "bench.json"
 DESCRIPTORS = 8192
-PARTS = ("latency", "throughput", "scale", "cpu", "host", "warm", "steps")
+PARTS = ("latency", "throughput", "scale", "crowd", "cpu", "host", "warm", "steps")
 
 QUICK = Settings(rounds=5, at_once=(1, 8, 64), scale=0.25, alive=(10, 100))
 FULL = Settings(rounds=15, at_once=(1, 8, 64, 256, 1000), scale=1.0, alive=(1, 10, 100, 1000))
@@ -62,11 +63,38 @@ def run_parts(parts: list[str], how: Settings, asked: argparse.Namespace, folder
     every = programs(bare)
     found = Results()
     rounds = Rounds(found.notes)
-    others, absent = peers.find(asked.peers)
+    if why_not := evalbox.host().namespaces.why_not:
+        rounds.note(f"there are no namespaces here: {why_not}")
+    against_others(found, rounds, parts, how, asked.peers, floor, every)
+    if "crowd" in parts:
+        counts = sorted({1, *how.alive})
+        found.parts["crowd"] = crowd.measure(rounds, tiers(), counts, how.rounds)
+    if "host" in parts:
+        found.parts["host"] = host.host_size(rounds, floor, every[0], how, asked.host_gb)
+    if "steps" in parts:
+        found.steps = steps.profile(how.rounds)
+    if "warm" in parts:
+        if warm.exists():
+            warm.measure(found, rounds, how)
+        else:
+            rounds.note("this evalbox has no Template: nothing of warm interpreters is measured")
+    return found
+
+
+def against_others(
+    found: Results,
+    rounds: Rounds,
+    parts: list[str],
+    how: Settings,
+    wanted: frozenset[str] | None,
+    floor: Contestant,
+    every: list[Program],
+) -> None:
+    """The parts in which one executor of ours runs against everything else."""
+    others, absent = peers.find(wanted)
     found.peers = peer_facts(absent)
     with evalbox.Executor() as executor:
-        ours = contestants.evalboxes(executor)
-        own: list[Contestant] = [floor, contestants.Subprocess(), *ours]
+        own: list[Contestant] = [floor, contestants.Subprocess(), *contestants.evalboxes(executor)]
         field = [*own, *others]
         if "latency" in parts:
             found.parts["latency"] = rounds.latency(field, every, how)
@@ -79,16 +107,6 @@ def run_parts(parts: list[str], how: Settings, asked: argparse.Namespace, folder
         if "cpu" in parts:
             for who in own[1:]:
                 found.cpu[who.name] = host.cpu_per_run(who, every[0], how)
-    if "host" in parts:
-        found.parts["host"] = host.host_size(rounds, floor, every[0], how, asked.host_gb)
-    if "steps" in parts:
-        found.steps = steps.profile(how.rounds)
-    if "warm" in parts:
-        if warm.exists():
-            warm.measure(found, rounds, how)
-        else:
-            rounds.note("this evalbox has no Template: nothing of warm interpreters is measured")
-    return found
 
 
 def peer_facts(absent: dict[str, str]) -> list[dict[str, str]]:
@@ -169,6 +187,11 @@ def allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
+def _near(path: Path) -> str:
+    """As it is called from here."""
+    return os.path.relpath(path)
+
+
 def main() -> None:
     asked = arguments()
     parts = asked.only.split(",")
@@ -188,7 +211,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     shown.write_text(page.render(found), encoding="utf-8")
     print(tables.report(found))
-    print(f"{found.facts['rounds']} rounds; see {shown}, made from {written}")
+    print(f"{found.facts['rounds']} rounds; see {_near(shown)}, made from {_near(written)}")
     if asked.readme:
         write_readme(found)
 

@@ -26,13 +26,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import contestants
 import evalbox
 import tables
 import timeline
-from contestants import expect_ok
+from contestants import expect_ok, tiers
 from evalbox._syscall_table import NUMBERS
 from timeline import BrokenError, Point, Side
 
@@ -255,11 +255,6 @@ def rows_of(
         row = {"side": side, "step": counted, "says": SAYS.get(name, "")}
         rows.append({**row, "us": round(us, 2), "share_of_floor": round(us / floor_us, 4)})
     return rows
-
-
-def tiers() -> list[Literal["process", "namespace"]]:
-    missing = evalbox.host().namespaces.why_not
-    return ["process"] if missing else ["process", "namespace"]
 
 
 def profile(rounds: int, program: Path | None = None) -> dict[str, Any]:

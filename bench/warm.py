@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import evalbox
-from contestants import AT_ONCE, Command, Contestant, Evalbox, Subprocess, expect_ok, run_all, timed
+from contestants import (
+    AT_ONCE,
+    Command,
+    Contestant,
+    Evalbox,
+    Subprocess,
+    Tier,
+    expect_ok,
+    run_all,
+    tiers,
+    timed,
+)
 from host import descendants
 from measure import Program, Rounds, Settings
 from peers import Driven
@@ -30,10 +41,6 @@ AT_ONCE_WARM = 8
 
 
 Modules = tuple[str, ...]
-
-
-def tiers() -> list[str]:
-    return ["process"] if evalbox.host().namespaces.why_not else ["process", "namespace"]
 
 
 def exists() -> bool:
@@ -62,7 +69,7 @@ class Warm:
     most_at_once = AT_ONCE
     share = 1.0
 
-    def __init__(self, executor: evalbox.Executor, tier: str, template: Any) -> None:
+    def __init__(self, executor: evalbox.Executor, tier: Tier, template: Any) -> None:
         self.name = f"evalbox warm, {tier}"
         self.executor = executor
         self.template = template
@@ -102,10 +109,10 @@ class Cold:
         return self.starter.throughput(self._whole(command), runs, at_once)
 
 
-def _template(executor: evalbox.Executor, tier: str, python: str, modules: Modules) -> Warm:
+def _template(executor: evalbox.Executor, tier: Tier, python: str, modules: Modules) -> Warm:
     # Not by its name: there are versions without it.
     make: Any = vars(evalbox)["Template"]
-    policy = evalbox.Policy(isolation=tier)  # type: ignore[arg-type]
+    policy = evalbox.Policy(isolation=tier)
     return Warm(executor, tier, make(preload=list(modules), policy=policy, python=python))
 
 
@@ -154,7 +161,7 @@ def _parked(
     results: Results,
     rounds: Rounds,
     executor: evalbox.Executor,
-    tier: str,
+    tier: Tier,
     python: str,
     modules: Modules,
 ) -> Warm:

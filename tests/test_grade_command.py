@@ -134,8 +134,17 @@ def test_the_options_reach_the_plan(problems: str, engine: Use) -> None:
     assert evalbox_grade(problems, *words) == 0
     plan = fake.spawned[0]
     assert (plan.limits.wall_time, plan.limits.memory) == (2.5, 512 * 1024 * 1024)
-    assert plan.cmd[:3] == ("/opt/python", "-I", "-S")
+    assert plan.cmd == ("/opt/python", "main.py")
+    assert plan.warm is not None
     assert fake.most_at_once == 2
+
+
+def test_with_cold_each_sample_starts_its_interpreter(problems: str, engine: Use) -> None:
+    fake = engine(right_if_it_adds)
+    assert evalbox_grade(problems, "--cold") == 0
+    plan = fake.spawned[0]
+    assert plan.cmd[1:3] == ("-I", "-S")
+    assert plan.warm is None
 
 
 def test_bad_input_is_125_with_file_and_line(

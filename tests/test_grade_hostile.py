@@ -38,28 +38,36 @@ SHORT = replace(DEFAULT_LIMITS, wall_time=2.0)
 
 
 def verdicts(
-    todo: Sequence[Sample], problems: dict[str, Problem] = PROBLEMS, short: bool = False
+    todo: Sequence[Sample],
+    problems: dict[str, Problem] = PROBLEMS,
+    short: bool = False,
+    cold: bool = False,
 ) -> list[Graded]:
     with Executor() as executor:
-        harness = prepare(executor, sys.executable, SHORT if short else LIMITS)
+        harness = prepare(executor, sys.executable, SHORT if short else LIMITS, cold=cold)
         found = dict(grade(executor, harness, problems, todo, 4))
     return [found[index] for index in range(len(todo))]
 
 
-def grade_one(completion: str, problem: Problem = ADD) -> Graded:
-    (found,) = verdicts([sample(completion, problem)], {problem.task_id: problem})
+def grade_one(completion: str, problem: Problem = ADD, cold: bool = False) -> Graded:
+    (found,) = verdicts([sample(completion, problem)], {problem.task_id: problem}, cold=cold)
     return found
 
 
+@pytest.fixture(scope="module", params=["warm", "cold"])
+def start(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module", params=tiers.TIERS)
-def broken_verdicts(request: pytest.FixtureRequest) -> dict[str, Graded]:
+def broken_verdicts(request: pytest.FixtureRequest, start: str) -> dict[str, Graded]:
     if request.param == "namespace" and host().namespaces.why_not:
         pytest.skip(host().namespaces.why_not)
     with tiers.only(request.param):
-        return verdicts_of_broken()
+        return verdicts_of_broken(cold=start == "cold")
 
 
-def verdicts_of_broken() -> dict[str, Graded]:
+def verdicts_of_broken(cold: bool) -> dict[str, Graded]:
     pairs = list(zip(BROKEN, samples(list(PROBLEMS.values())), strict=True))
     found: dict[str, Graded] = {}
     for short, alone in ((True, False), (False, False), (False, True)):
@@ -68,7 +76,7 @@ def verdicts_of_broken() -> dict[str, Graded]:
             for pair in pairs
             if ((pair[0].cause is Cause.WALL_TIME), pair[0].alone) == (short, alone)
         ]
-        results = verdicts([item for _, item in chosen], short=short)
+        results = verdicts([item for _, item in chosen], short=short, cold=cold)
         found.update({pair[0].name: result for pair, result in zip(chosen, results, strict=True)})
     return found
 
@@ -82,9 +90,9 @@ def test_a_broken_sample_fails_for_its_true_cause(
     assert broken.is_met_by(found), (found.cause, found.detail)
 
 
-def test_every_canonical_solution_passes() -> None:
-    failed = [item for item in verdicts(canonical_samples(PROBLEMS)) if not item.passed]
-    assert failed == []
+def test_every_canonical_solution_passes(start: str) -> None:
+    found = verdicts(canonical_samples(PROBLEMS), cold=start == "cold")
+    assert [item for item in found if not item.passed] == []
 
 
 def test_the_same_solution_passes_where_nothing_is_broken_in_it() -> None:
@@ -169,4 +177,4 @@ def test_the_harness_imports_nothing_of_evalbox_but_itself() -> None:
         "    raise ValueError(sorted(found), sorted(heavy))"
     )
     inside = ", ".join(f"'evalbox.grade.inside.{name}'" for name in ("judge", "subject", "wire"))
-    assert f"([{inside}], [])" in grade_one(completion).detail
+    assert f"([{inside}], [])" in grade_one(completion, cold=True).detail

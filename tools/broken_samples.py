@@ -173,9 +173,10 @@ BROKEN: tuple[Broken, ...] = (
         for found in gc.get_objects():
             if isinstance(found, dict) and found is not sys.modules:
                 found.pop("check", None)
-        for name, module in list(sys.modules.items()):
-            vars(module).pop("check", None)
-            vars(module).pop("judge", None)
+        for module in list(sys.modules.values()):
+            if isinstance(vars(module), dict):
+                vars(module).pop("check", None)
+                vars(module).pop("judge", None)
         """,
     ),
     Broken(

@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bytes per sample, or 512M (default: 256M)",
     )
     add("--python", default=sys.executable, metavar="PATH", help="the interpreter for the samples")
+    add("--cold", action="store_true", help="start the interpreter anew for each sample")
     add("--report", type=Path, metavar="FILE.html", help="write a page with charts")
     add("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -127,13 +128,18 @@ def _grade(args: argparse.Namespace) -> Grading:
     samples = read_samples(args.samples, problems) if args.samples else canonical_samples(problems)
     memory = DEFAULT_LIMITS.memory if args.memory is None else args.memory
     limits = replace(DEFAULT_LIMITS, wall_time=args.timeout, memory=memory)
-    graded, elapsed = run(problems, samples, limits, args.python, args.jobs)
+    graded, elapsed = run(problems, samples, limits, args.python, args.jobs, args.cold)
     grading = summarize(graded, len(problems), args.k or DEFAULT_KS, elapsed, args.jobs)
     return replace(grading, left=len(samples) - len(graded))
 
 
 def run(
-    problems: dict[str, Problem], samples: Sequence[Sample], limits: Limits, python: str, jobs: int
+    problems: dict[str, Problem],
+    samples: Sequence[Sample],
+    limits: Limits,
+    python: str,
+    jobs: int,
+    cold: bool = False,
 ) -> tuple[list[Graded], float]:
     """The verdicts, in the order of the samples, and the seconds that they took.
 
@@ -146,7 +152,7 @@ def run(
     start = end = time.perf_counter()
     # The executor is left first, which kills what still runs.
     with suppress(KeyboardInterrupt), Executor() as executor, progress(len(samples)) as advance:
-        harness = prepare(executor, python, limits)
+        harness = prepare(executor, python, limits, cold=cold)
         start = end = time.perf_counter()
         for index, graded in grade(executor, harness, problems, samples, jobs):
             found[index] = graded

@@ -7,22 +7,26 @@ the judge exited by itself with 0 and its output begins with this run's secret.
 
 from __future__ import annotations
 
+import base64
 import secrets
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from evalbox._values import signal_name
-from evalbox.errors import EvalboxError
+from evalbox.errors import EvalboxError, SetupError
 from evalbox.grade.dataset import Problem, Sample
 from evalbox.grade.inside import wire
+from evalbox.grade.inside.judge import SHARED
 from evalbox.grade.verdict import Cause, Graded
 from evalbox.grade.words import printable
 from evalbox.limits import Limits, MiB
 from evalbox.output import Output, Status
 from evalbox.plan import Plan
 from evalbox.policy import Policy
+from evalbox.warm import SCRIPT, Warm
 
 INSIDE: Final = Path(__file__).with_name("inside")
 MODULES: Final = ("wire", "subject", "judge")
@@ -56,6 +60,17 @@ module.hide_memory()
 """
 
 
+# The same in a template: the modules are loaded before there is a run.
+_PRELOAD: Final = SHARED
+_WARMUP = """
+import base64, marshal, sys, zlib
+for name, code in marshal.loads(zlib.decompress(base64.b85decode({packed!r}))):
+    module = sys.modules[name] = type(sys)(name)
+    exec(code, module.__dict__)
+"""
+_MAIN: Final = b"import sys\nsys.modules['evalbox.grade.inside.judge'].main()\n"
+
+
 class InterpreterError(EvalboxError):
     """The interpreter that was chosen cannot run the harness in a sandbox."""
 
@@ -80,12 +95,14 @@ class Harness:
         code: the modules of `inside`, compiled by it.
         limits: of each sample.
         policy: of each sample.
+        warm: what an interpreter does from which the runs are forked; None: each starts it.
     """
 
     python: str
     code: bytes
     limits: Limits
     policy: Policy
+    warm: Warm | None = None
 
     def plan(self, problem: Problem, sample: Sample, secret: bytes) -> Plan:
         """The run that grades one sample."""
@@ -93,18 +110,26 @@ class Harness:
         job = wire.message((sample.program, problem.entry_point))
         hidden = wire.message((problem.reference, problem.test))
         return Plan(
-            _command(self.python, _RUN),
+            _command(self.python, _RUN) if self.warm is None else (self.python, SCRIPT),
             stdin=job + secret + hidden,
-            files={HARNESS: self.code},
+            files={HARNESS: self.code} if self.warm is None else {SCRIPT: _MAIN},
             limits=self.limits,
             policy=self.policy,
+            warm=self.warm,
         )
 
 
 def prepare(
-    runner: Runner, python: str, limits: Limits = DEFAULT_LIMITS, policy: Policy | None = None
+    runner: Runner,
+    python: str,
+    limits: Limits = DEFAULT_LIMITS,
+    policy: Policy | None = None,
+    *,
+    cold: bool = False,
 ) -> Harness:
     """Compiles the harness with that interpreter, in a sandbox, and so tries both out.
+
+    The runs are forked from a template where that can be had, unless `cold`.
 
     Raises:
         InterpreterError: it cannot run the harness there.
@@ -126,7 +151,20 @@ def prepare(
         raise InterpreterError(
             f"{python} cannot run the harness: {_last_line(output) or output.explain()}"
         )
-    return Harness(python, output.files[HARNESS], limits, policy)
+    code = output.files[HARNESS]
+    warm = None if cold else _tried(runner, python, code, policy)
+    return Harness(python, code, limits, policy, warm)
+
+
+def _tried(runner: Runner, python: str, code: bytes, policy: Policy) -> Warm | None:
+    """A template for the harness; None when this interpreter cannot be one."""
+    packed = base64.b85encode(zlib.compress(code))
+    warm = Warm(_PRELOAD, warmup=_WARMUP.format(packed=packed))
+    plan = Plan((python, SCRIPT), files={SCRIPT: b""}, policy=policy, warm=warm)
+    try:
+        return warm if runner.run(plan).ok else None
+    except SetupError:
+        return None
 
 
 def new_secret() -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any
 
 from evalbox import Syscalls
 from evalbox._syscall_table import LAST_NR, NUMBERS
-from security.base import program
+from security.base import Context, program
 
 _IS_X86 = platform.machine() == "x86_64"
 _HERE = NUMBERS[platform.machine()]
@@ -15,6 +16,11 @@ _HERE = NUMBERS[platform.machine()]
 
 def _program(name: str, title: str, blocked: str, act: str, **more: Any) -> None:
     program(name, title, property=None, blocked=blocked, act=act, **more)
+
+
+def _vsyscall_page(_: Context) -> str:
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    return "" if "[vsyscall]" in maps else "this kernel has no vsyscall page"
 
 
 # ---- K11, K12, K21, K22: other tables --------------------------------------------------------
@@ -103,6 +109,7 @@ if -4096 < result < 0:
     raise OSError(-result, "vsyscall")
 """,
             fields=lambda _, call=_call: {"syscalls": Syscalls().deny(call)},
+            needs=_vsyscall_page,
         )
 
 # ---- K17: numbers that are not there yet -----------------------------------------------------

@@ -50,7 +50,6 @@ mechanism "granted": the attack's own policy gave it up, to see what else holds.
 from __future__ import annotations
 
 import builtins
-import json
 import platform
 import re
 import shutil
@@ -163,8 +162,11 @@ class Context:
     def command(self, act: str, given: Fields) -> list[str]:
         """The program that makes an act; see inside.py."""
         known = {"calls": NUMBERS[platform.machine()], "act": act}
-        names = {"DIR": str(self.dir), **given}
-        return [PYTHON, "-I", "-S", "-c", PRELUDE, json.dumps({**known, "names": names})]
+        return [PYTHON, "-I", "-S", "-c", PRELUDE, repr({**known, "names": self.names(given)})]
+
+    def names(self, given: Fields) -> dict[str, Any]:
+        """All that an act is given; see inside.py."""
+        return {"DIR": str(self.dir), **given}
 
     def act_inside(self, act: str, given: Fields | None = None, **fields: Any) -> str:
         """What an act meets in a sandbox."""

@@ -56,16 +56,20 @@ def told_by(
     tiers: Iterable[str] = TIERS,
     launcher: Path | None = None,
     cgroups: bool = True,
+    warm: bool = False,
 ) -> Told:
     """All results of a caller, or why there are none.
 
-    With another launcher if there is one, and on request as where there are no cgroups.
+    With another launcher if there is one, on request as where there are no cgroups, and with
+    `warm` from a template.
     """
     arguments = ["--caller", caller, *(f"--tier={tier}" for tier in tiers), *ids]
     if launcher is not None:
         arguments.insert(0, f"--launcher={launcher}")
     if not cgroups:
         arguments.insert(0, "--without-cgroups")
+    if warm:
+        arguments.insert(0, "--warm")
     with ExitStack() as stack:
         prefix, root = _COMMANDS[caller](stack)
         command = [*prefix, sys.executable, "-m", "security.drive", *arguments]

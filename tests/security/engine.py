@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import evalbox
 from evalbox.policy import PROPERTIES
-from security.base import ATTACKS, Attack, Context, Result, Verdict, answer_of, make_context
+from security import batch
+from security.base import (
+    ATTACKS,
+    PYTHON,
+    Attack,
+    Context,
+    Fields,
+    Result,
+    Verdict,
+    answer_of,
+    make_context,
+    nothing,
+)
 from security.world import World
 
 # In flight at once: enough to keep two processors busy.
@@ -84,11 +99,14 @@ def _not_applicable(item: Attack, context: Context, reason: str) -> Result:
 
 def _all_programs(attempts: list[_Attempt]) -> Iterator[Result]:
     """Controls one by one, then several attempts at a time through one executor."""
+    _make_controls_together(attempts)
     for attempt in attempts:
         attempt.began = time.monotonic()
         attempt.control = _answer(partial(_control, attempt), attempt.context)
         attempt.spent = time.monotonic() - attempt.began
-    waiting = attempts[::-1]
+    blocked = dict(_blocked_together(attempts))
+    yield from blocked.values()
+    waiting = [attempt for attempt in attempts[::-1] if attempt.attack.id not in blocked]
     live: dict[int, _Attempt] = {}
     with evalbox.Executor() as executor:
         while waiting or live:
@@ -159,6 +177,66 @@ def _with_harm(item: Attack, context: Context, answer: str) -> str:
         return "OK"
     # It believes that it succeeded, and nothing happened.
     return "unharmed" if answer in item.reached else answer
+
+
+# ---- several programs in one, where batch.py says so -----------------------------------------
+
+
+def _make_controls_together(attempts: list[_Attempt]) -> None:
+    """Those that reach what they mean to."""
+    due = [a for a in attempts if a.attack.control is None and a.attack.id not in _controls]
+    for group in batch.groups(_with_acts(due, lambda item: item.control_given)):
+        acts = [act for _, act in group]
+        stdout = _output_of_process(batch.command(PYTHON, acts), group[0][0].context.scratch)
+        for number, told in batch.answers(stdout).items():
+            item, context = group[number][0].attack, group[number][0].context
+            answer = _with_harm(item, context, told)
+            if answer in item.reached:
+                _controls[item.id] = answer
+        for attempt, _ in group:
+            attempt.context.fill()
+
+
+def _blocked_together(attempts: list[_Attempt]) -> Iterator[tuple[str, Result]]:
+    """Those of an ordinary policy that meet what is to block them."""
+    ordinary = [a for a in attempts if a.attack.fields is nothing]
+    for group in batch.groups(_with_acts(ordinary, lambda _: nothing)):
+        command = batch.command(PYTHON, [act for _, act in group])
+        began = time.monotonic()
+        try:
+            output = group[0][0].context.run(command, wall_time=batch.PATIENCE)
+        except evalbox.EvalboxError:
+            continue  # each alone then says what is the matter
+        told = batch.answers(output.stdout)
+        for number, (attempt, _) in enumerate(group):
+            attempt.began, attempt.context.enforcement = began, output.enforcement
+            answer = _with_harm(attempt.attack, attempt.context, told.get(number, ""))
+            if answer in attempt.attack.blocked:
+                yield attempt.attack.id, attempt.judged(answer)
+            else:
+                attempt.context.fill()
+
+
+def _with_acts(
+    attempts: list[_Attempt], more: Callable[[Attack], Callable[[Context], Fields]]
+) -> list[tuple[_Attempt, batch.Act]]:
+    """Each with what its program is given; not those for which that cannot be made."""
+    found = []
+    for attempt in attempts:
+        item, context = attempt.attack, attempt.context
+        with suppress(Exception):
+            given = {**item.given(context), **more(item)(context)}
+            found.append((attempt, (item.act, context.names(given))))
+    return found
+
+
+def _output_of_process(command: list[str], cwd: Path) -> bytes:
+    try:
+        return subprocess.run(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=batch.PATIENCE
+        ).stdout
+    except subprocess.TimeoutExpired as error:
+        return error.stdout or b""
 
 
 # ---- functions -------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ from __future__ import annotations
 ANSWER = "@answer "
 
 PRELUDE = r"""
-import errno, json, os, sys
-_given = json.loads(sys.argv[1])
+import errno, os, sys
+# A literal of Python: json with what it imports would take as long as all the rest.
+_given = eval(sys.argv[1], {})
 _act, N = _given["act"], _given["calls"]
 # Only what the act names: imports are most of the time that a short act takes.
-for _name in ("ctypes fcntl glob mmap re resource select shutil signal socket stat struct"
+for _name in ("ctypes fcntl glob json mmap re resource select shutil signal socket stat struct"
               " subprocess threading time").split():
     if _name in _act:
         globals()[_name] = __import__(_name)

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+import evalbox
 from security.base import ATTACKS, TIERS, Result, Verdict
 from security.callers import Told, callers_here, told_by
 from security.catalogue import IDS
@@ -38,6 +39,20 @@ def test_no_attack_succeeds_where_its_property_is_enforced(results: list[Result]
     assert {row.id: row.failure for row in results if row.failure} == {}
     assert [row.id for row in results] != []
     assert {row.id for row in results} == set(IDS)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("tier", TIERS)
+def test_no_attack_from_a_template_succeeds(tier: str) -> None:
+    if evalbox.host().landlock.abi < 6:
+        pytest.skip(
+            f"Landlock ABI {evalbox.host().landlock.abi}: no template, see docs/templates.md"
+        )
+    found = told_by(callers_here()[0], tiers=[tier], warm=True)
+    if reason := found.missing.get(tier):
+        pytest.skip(f"no {tier} tier here: {reason}")
+    assert {row.id: row.failure for row in found.results if row.failure} == {}
+    assert {row.id for row in found.results} == set(IDS)
 
 
 @pytest.mark.timeout(900)

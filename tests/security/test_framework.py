@@ -15,7 +15,7 @@ import pytest
 
 from evalbox import Enforcement
 from evalbox.policy import PROPERTIES
-from security import base, engine, table
+from security import base, batch, engine, table
 from security.base import Attack, Context, Result, Verdict, make_context
 from security.callers import TESTS
 from security.catalogue import IDS
@@ -31,6 +31,12 @@ ATTACK = Attack(
 )
 PRIVILEGED = replace(ATTACK, privileged="more than it has")
 NO_PROPERTY = replace(ATTACK, property=None)
+
+
+@pytest.fixture(params=[1, 20], ids=["alone", "together"], autouse=True)
+def acts_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found does not depend on how many acts one interpreter makes."""
+    monkeypatch.setattr(batch, "SIZE", request.param)
 
 
 @pytest.fixture
@@ -114,6 +120,18 @@ def test_a_broken_attack_does_not_count_as_blocked(
     result = results_of(monkeypatch, **changes)
     assert result.failure
     assert told in f"{result.answer} {result.control}"
+
+
+def test_an_act_made_after_one_that_ends_them_all_is_judged_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fatal = "import time; os.kill(os.getppid(), 9); time.sleep(1)"
+    monkeypatch.setitem(base.ATTACKS, "F998", replace(ATTACK, id="F998", act=fatal))
+    monkeypatch.setitem(base.ATTACKS, "F999", ATTACK)
+    monkeypatch.setattr(engine, "_controls", {"F998": "OK"})
+    told = {row.id: row for row in engine.run_attacks(["F998", "F999"], "process", "root")}
+    assert told["F998"].failure
+    assert (told["F999"].answer, told["F999"].failure) == ("EACCES", "")
 
 
 def test_harm_decides_instead_of_the_programs_word(monkeypatch: pytest.MonkeyPatch) -> None:

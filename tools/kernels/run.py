@@ -30,7 +30,8 @@ CALLERS = ("root", "user")
 # What of the tests depends on the kernel. Each suite becomes one run of pytest.
 SUITES = {
     "expected": ["tests/test_kernel_expectations.py"],
-    "core": ["-m", "core and not long", "tests"],
+    # test_filter.py computes what filters answer, the same on every kernel.
+    "core": ["-m", "core and not long", "--ignore=tests/test_filter.py", "tests"],
     "cgroups": ["tests/test_cgroups.py", "tests/test_cgroup_runs.py"],
     # The table in the docs is that of the newest ABI.
     "security": ["-k", "no_attack_succeeds", "tests/security/test_attacks.py"],
@@ -42,14 +43,21 @@ PYTEST = [
 ]
 COMPILED = ("evalbox/_core.abi3.so", "evalbox/_launcher")
 EMULATOR = "qemu-system-x86_64"
+# QEMU before 9.1 makes the far returns of a program with the rights of the kernel, which
+# SMAP answers with an oops: what a program does through other segments would prove nothing.
+# The others are what takes the emulator longest: strings byte by byte, wide registers, and a
+# fifth level of page tables.
+CPU = "max,smap=off,erms=off,fsrm=off,avx=off,la57=off"
 # One processor: with two and counted time, 6.1 does not come up.
 QEMU = [
-    *("-M", "pc,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "4G"),
+    *("-M", "pc,accel=tcg", "-cpu", CPU, "-smp", "1", "-m", "4G"),
     *("-icount", "shift=0", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"),
 ]
-# Without randomised addresses the emulator need not translate the same code again for each process.
-BOOT = "console=ttyS0 root=/dev/nvme0n1 rw init=/init panic=-1 quiet norandmaps"
-PATIENCE = 3600.0
+# Without randomised addresses the emulator need not translate the same code again for each
+# process. Debian leaves out the vsyscall page, which is one more way to the kernel to attack.
+BOOT = "console=ttyS0 root=/dev/nvme0n1 rw init=/init panic=-1 quiet norandmaps vsyscall=xonly"
+# Of a machine on a host that has other work too.
+PATIENCE = 3 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,8 @@ def pack_project(target: Path) -> None:
 def job(suites: dict[str, list[str]]) -> str:
     """The shell script that runs the suites one after the other."""
     lines = ["export CI=true HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis"]
+    # An interpreter takes a quarter of a second to start here, and there are thousands.
+    lines += ["export EVALBOX_ACTS_AT_ONCE=20"]
     for name, arguments in suites.items():
         lines += [f"echo '==> {name}'"]
         lines += [shlex.join([*PYTEST, f"--junitxml=/results/{name}.xml", *arguments])]

@@ -315,7 +315,8 @@ def hide_memory() -> None:
 
 def main() -> "NoReturn":
     """Reads one job from stdin and writes one verdict, behind the secret, to stdout."""
-    sys.meta_path.append(LateSite)
+    if "site" not in sys.modules:
+        sys.meta_path.append(LateSite)
     # The sample may signal the judge. That may end it, and not raise in its midst.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     hide_memory()
