@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -83,7 +84,12 @@ def alive(executor: Executor, what: Plan, count: int) -> Iterator[list[SandboxId
 
 
 def memory(tier: Tier, count: int) -> float:
-    """Bytes of this process for a live run; slots, once made, stay for the next."""
+    """Bytes for a live run, of a process that had none before and can use nothing again."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(memory_here, (tier, count))
+
+
+def memory_here(tier: Tier, count: int) -> float:
     with Executor() as executor:
         executor.run(plan(tier, "true"))
         before = resident()
@@ -181,7 +187,6 @@ def in_rounds(
     return {
         count: (
             statistics.median(row[count] for row in rows),
-            # Below a page nothing is seen of the memory of a single run.
             statistics.median(row[count] / max(row[counts[0]], 1e-9) for row in rows),
         )
         for count in counts

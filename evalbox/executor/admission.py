@@ -29,7 +29,7 @@ from evalbox._host.memory import Room, room
 YOUNG = 0.25
 # That many start at once for each processor, and at the least.
 _STARTING_EACH = 8
-_STARTING_LEAST = 32
+_STARTING_LEAST = 16
 _STUCK = 0.25
 # How old a look at the host may be that lets a run in, and one that keeps it out.
 _OLD = 0.1
