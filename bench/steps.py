@@ -57,7 +57,7 @@ HOST = (
     ("evalbox._launch.kit:Kit", "enforcement", "what will be enforced"),
     ("evalbox._lifecycle:Life", "__init__", "state of the run"),
     ("evalbox.executor.fleet:Fleet", "take", "take a free init"),
-    ("evalbox._launch", "_job", "encode the job"),
+    ("evalbox._launch", "_job_of", "encode the job"),
     ("evalbox._native.wire:Wire", "send_job", timeline.SEND),
     ("evalbox._native.wire:Wire", "wait", timeline.WAIT),
     ("evalbox._native.wire:Wire", "receive_report", "receive and decode the report"),

@@ -352,7 +352,7 @@ eb_cgroup_kill(const struct eb_cgroup *cgroup)
 }
 
 void
-eb_cgroup_end(struct eb_cgroup *cgroup)
+eb_cgroup_end(struct eb_cgroup *cgroup, uint64_t processes)
 {
     if (!cgroup->kind)
         return;
@@ -360,7 +360,7 @@ eb_cgroup_end(struct eb_cgroup *cgroup)
     bool peaked = cgroup->files[EB_CGROUP_PEAK] >= 0 && !cgroup->resets;
     if (peaked || eb_cgroup_number(cgroup->files[EB_CGROUP_CURRENT], "\n") > LEFTOVER)
         error = drop_memory(cgroup);
-    if (error == 0 && eb_cgroup_number(cgroup->files[EB_CGROUP_PIDS_PEAK], "\n") > 1)
+    if (error == 0 && processes > 1)
         error = drop_run(cgroup);
     cgroup->stale = error < 0;
     /* What fails now fails again when the next run begins, and is reported. */

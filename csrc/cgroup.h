@@ -62,8 +62,9 @@ struct eb_cgroup_usage {
 
 /* Makes the cgroups fit for a run; nothing of an earlier one counts any more. */
 int eb_cgroup_begin(struct eb_cgroup *cgroup, uint64_t memory, uint64_t processes);
-/* After the report: what takes time before the next run. */
-void eb_cgroup_end(struct eb_cgroup *cgroup);
+/* After the report: what takes time before the next run.  `processes`: how many the
+ * last one had at once. */
+void eb_cgroup_end(struct eb_cgroup *cgroup, uint64_t processes);
 /* Kills all of them at once; false where the kernel cannot. */
 bool eb_cgroup_kill(const struct eb_cgroup *cgroup);
 /* Outside seccomp rules may deny clone3(): then the children of v2 move themselves. */

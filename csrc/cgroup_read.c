@@ -83,5 +83,5 @@ eb_cgroup_remember(struct eb_cgroup *cgroup)
     cgroup->cpu_time = 0;
     cgroup->cpu_time = eb_cgroup_cpu_time(cgroup);
     cgroup->kills = eb_cgroup_number(events, "\noom_kill ");
-    cgroup->hits = eb_cgroup_number(events, "\noom ");
+    cgroup->hits = is_unified(cgroup) ? eb_cgroup_number(events, "\noom ") : 0;
 }

@@ -131,8 +131,9 @@ eb_run_finish(struct run *run)
     if (!untouched && !(run->view->job.flags & EB_JOB_KEEP) && !run->dirty)
         run->dirty = !eb_workspace_clear(run->init);
     report_end(run);
-    eb_workspace_renew(run->init->places);
-    eb_cgroup_end(&run->init->cgroup);
+    eb_workspace_renew(run->init);
+    eb_cgroup_end(&run->init->cgroup, run->meter.processes);
     eb_stream_reset(run->relay.out);
     eb_stream_reset(run->relay.err);
+    eb_ready_make(&run->init->ready, run->init->uid);
 }

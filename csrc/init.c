@@ -186,6 +186,10 @@ prepare(struct eb_init *init)
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (init->status == MAP_FAILED || init->box < 0 || init->proc < 0)
         _exit(1);
+    init->ready = (struct eb_ready){.null = -1, .out = {-1, -1}, .err = {-1, -1}};
+    eb_ready_make(&init->ready, init->uid);
+    /* It keeps a file open, as all here from now on. */
+    (void)eb_watch_runnable(init->proc);
 }
 
 /* Waits for an order; false when there will be none. */

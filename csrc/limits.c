@@ -12,6 +12,7 @@
 #define TICK (10 * EB_MS)       /* between two looks */
 #define MAX_DUTY 20             /* a look may take at most 1/20 of the time */
 #define MAX_LOAD 8              /* on a busy host: up to so many ticks */
+#define MAX_LOAD_COUNTED 32     /* the same where the kernel holds the memory */
 #define LOST_FLOOR (20 * EB_MS) /* below: rounding of cutime to clock ticks */
 
 static uint64_t
@@ -159,11 +160,17 @@ check_tree(struct eb_meter *meter, uint64_t *rest)
 /* Where n threads share a processor, each grows n times as slowly; hundreds of
  * runs that look 100 times a second would be the load themselves. */
 static uint64_t
-pause_after(const struct eb_meter *meter, uint64_t cost)
+usual_pause(const struct eb_meter *meter)
 {
     uint64_t load = eb_watch_runnable(meter->watch.proc) / processors();
-    uint64_t pause = TICK * (load < 1 ? 1 : eb_smaller(load, MAX_LOAD));
-    return cost * MAX_DUTY > pause ? cost * MAX_DUTY : pause;
+    uint64_t most = has(meter, EB_CGROUP_MEMORY) ? MAX_LOAD_COUNTED : MAX_LOAD;
+    return TICK * (load < 1 ? 1 : eb_smaller(load, most));
+}
+
+static uint64_t
+pause_after(uint64_t cost, uint64_t usual)
+{
+    return cost * MAX_DUTY > usual ? cost * MAX_DUTY : usual;
 }
 
 static bool
@@ -172,29 +179,44 @@ disk_is_passed(const struct eb_meter *meter)
     uint64_t limit = EB_HAS(DISK) ? meter->job->limits.disk : EB_UNLIMITED;
     if (limit != EB_UNLIMITED && meter->init->runtime->namespaces)
         return eb_mounts_hold_more(meter->init, limit);
+    /* Most runs leave the workspace empty: that is seen at once, and needs no walk. */
+    if (eb_workspace_is_untouched(meter->init))
+        return false;
     return limit != EB_UNLIMITED && eb_disk_usage(meter->init->workspace, limit) > limit;
+}
+
+static enum eb_cause
+look_at_tree(struct eb_meter *meter, uint64_t now, uint64_t usual)
+{
+    uint64_t rest, begun = own_cpu_time();
+    enum eb_cause cause = check_tree(meter, &rest);
+    uint64_t pause = eb_smaller(pause_after(own_cpu_time() - begun, usual), rest);
+    meter->next_look = now + (pause < EB_MS ? EB_MS : pause);
+    return cause;
+}
+
+static enum eb_cause
+look_at_disk(struct eb_meter *meter, uint64_t now, uint64_t usual)
+{
+    uint64_t begun = own_cpu_time();
+    bool passed = disk_is_passed(meter);
+    meter->next_disk_look = now + pause_after(own_cpu_time() - begun, usual);
+    return passed ? EB_CAUSE_DISK : EB_CAUSE_EXIT;
 }
 
 enum eb_cause
 eb_meter_look(struct eb_meter *meter, uint64_t now)
 {
-    const struct eb_limits *limits = &meter->job->limits;
-    if (watches_tree(meter) && now >= meter->next_look) {
-        uint64_t rest, begun = own_cpu_time();
-        enum eb_cause cause = check_tree(meter, &rest);
-        uint64_t pause = eb_smaller(pause_after(meter, own_cpu_time() - begun), rest);
-        meter->next_look = now + (pause < EB_MS ? EB_MS : pause);
-        if (cause != EB_CAUSE_EXIT)
-            return cause;
-    }
-    if (limits->disk != EB_UNLIMITED && now >= meter->next_disk_look) {
-        uint64_t begun = own_cpu_time();
-        bool passed = disk_is_passed(meter);
-        meter->next_disk_look = now + pause_after(meter, own_cpu_time() - begun);
-        if (passed)
-            return EB_CAUSE_DISK;
-    }
-    return EB_CAUSE_EXIT;
+    if (now < eb_meter_due(meter))
+        return EB_CAUSE_EXIT;
+    enum eb_cause cause = EB_CAUSE_EXIT;
+    uint64_t usual = usual_pause(meter);
+    if (watches_tree(meter) && now >= meter->next_look)
+        cause = look_at_tree(meter, now, usual);
+    if (cause == EB_CAUSE_EXIT && meter->job->limits.disk != EB_UNLIMITED &&
+        now >= meter->next_disk_look)
+        cause = look_at_disk(meter, now, usual);
+    return cause;
 }
 
 void

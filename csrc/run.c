@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #define ANNOUNCE (20 * EB_MS) /* a run that ends sooner tells start and end at once */
+#define LATEST (8 * ANNOUNCE)
+#define END_TOGETHER EB_MS
 
 enum { AT_SOCK, AT_OUT, AT_ERR, AT_IN, AT_NOTICE, AT_LISTENER, AT_MEMORY, AT_COUNT };
 
@@ -93,6 +95,15 @@ announces_at_once(const struct run *run)
     return run->relay.stream || run->spawn.gate_fd >= 0 || run->spawn.stdin_fd >= 0;
 }
 
+/* With the next look: on a busy host both come later, and one wake-up serves both. */
+static uint64_t
+announcement(const struct run *run)
+{
+    uint64_t look = eb_smaller(eb_meter_due(&run->meter), run->started + LATEST);
+    uint64_t usual = run->started + ANNOUNCE;
+    return look > usual && !announces_at_once(run) ? look : usual;
+}
+
 static void
 check_time(struct run *run)
 {
@@ -101,7 +112,7 @@ check_time(struct run *run)
         return;
     if (now >= deadline(run))
         stop(run, EB_CAUSE_WALL_TIME);
-    if (!run->relay.announced && (announces_at_once(run) || now >= run->started + ANNOUNCE))
+    if (!run->relay.announced && (announces_at_once(run) || now >= announcement(run)))
         eb_relay_announce(&run->relay);
     if (!is_over(run))
         stop(run, eb_meter_look(&run->meter, now));
@@ -121,6 +132,7 @@ static void
 wait_for_facts(struct run *run, struct pollfd *fds)
 {
     const struct eb_pipes *pipes = &run->spawn.pipes;
+    uint64_t now = eb_now();
     short out = run->relay.blocked ? POLLIN | POLLOUT : POLLIN;
     fds[AT_SOCK] = (struct pollfd){.fd = run->init->sock, .events = out};
     fds[AT_OUT] = (struct pollfd){.fd = pipes->out, .events = POLLIN};
@@ -130,13 +142,14 @@ wait_for_facts(struct run *run, struct pollfd *fds)
     fds[AT_LISTENER] = (struct pollfd){.fd = pipes->listener, .events = POLLIN};
     fds[AT_MEMORY] = (struct pollfd){.fd = eb_cgroup_alarm(&run->init->cgroup),
                                      .events = POLLPRI};
-    uint64_t wake = EB_UNLIMITED;
+    uint64_t wake = run->ending > now ? run->ending : EB_UNLIMITED;
+    if (run->ending > now)
+        fds[AT_OUT].fd = fds[AT_ERR].fd = -1;
     if (run->execed) {
-        wake = eb_smaller(deadline(run), eb_meter_due(&run->meter));
+        wake = eb_smaller(wake, eb_smaller(deadline(run), eb_meter_due(&run->meter)));
         if (!run->relay.announced)
-            wake = eb_smaller(wake, run->started + ANNOUNCE);
+            wake = eb_smaller(wake, announcement(run));
     }
-    uint64_t now = eb_now();
     uint64_t left = wake > now ? wake - now : 0;
     struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000U),
                                .tv_nsec = (long)(left % 1000000000U)};
@@ -208,6 +221,17 @@ take_notice(struct run *run)
         on_execve(run);
 }
 
+/* One end of file is followed by the other and by the end of the program for the most
+ * part: all of that in one turn, instead of a turn for each. */
+static void
+read_output(struct run *run)
+{
+    int out = run->spawn.pipes.out, err = run->spawn.pipes.err;
+    eb_relay_read(&run->relay, false);
+    if (run->spawn.pipes.out != out || run->spawn.pipes.err != err)
+        run->ending = eb_now() + END_TOGETHER;
+}
+
 static void
 take_turn(struct run *run)
 {
@@ -225,7 +249,7 @@ take_turn(struct run *run)
         take_notice(run);
     check_time(run);
     if (fds[AT_OUT].revents || fds[AT_ERR].revents)
-        eb_relay_read(&run->relay, false);
+        read_output(run);
     if (run->relay.excess)
         stop(run, EB_CAUSE_OUTPUT);
     if (fds[AT_IN].revents)
@@ -300,7 +324,8 @@ eb_run_serve(struct eb_init *init, const struct eb_job_view *view, struct eb_job
                                 .box_fd = init->box,
                                 .template = &init->template,
                                 .status = init->status,
-                                .cgroup = &init->cgroup}};
+                                .cgroup = &init->cgroup,
+                                .ready = &init->ready}};
     run.relay = (struct eb_relay){.sock = init->sock,
                                   .run_id = job->run_id,
                                   .limit = job->limits.output,

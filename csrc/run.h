@@ -19,6 +19,7 @@ struct run {
     int64_t denied_nr;
     uint64_t started;
     uint64_t ended;
+    uint64_t ending; /* until then an end of file is not waited for */
 };
 
 /* Reaps what is dead; false when there is no child left at all. */

@@ -13,6 +13,7 @@
  *   limits.c    CPU time, memory and disk against their limits; accounts
  *   relay.c     the program's pipes, to and from the host
  *   capture.c   output kept whether or not the host reads
+ *   ready.c     what the next run will need (ready.h)
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
  *   template.c  an interpreter from which runs are forked (template.h)
@@ -33,6 +34,7 @@
 #include "cgroup.h"
 #include "evalbox.h"
 #include "layers.h"
+#include "ready.h"
 
 #include <signal.h>
 #include <stdbool.h>
@@ -231,6 +233,7 @@ struct eb_init {
     int ruleset_fd;    /* the last one, kept for the next run */
     struct eb_child_status *status;
     struct eb_cgroup cgroup;
+    struct eb_ready ready;
     struct eb_template template;
 };
 _Noreturn void eb_init_main(struct eb_init *init);
@@ -296,6 +299,7 @@ struct eb_spawn {
     struct eb_pipes pipes;
     struct eb_child_status *status;
     struct eb_cgroup *cgroup;
+    struct eb_ready *ready;
 };
 
 /* Starts the child; returns its pid.  On failure status says where. */
@@ -431,6 +435,6 @@ bool eb_workspace_clear(const struct eb_init *init);
 /* The same of all but the box, in which the files of the next run may lie already. */
 bool eb_workspace_clear_homes(const struct eb_init *init);
 /* When the last run changed them is nothing that the next one should read. */
-void eb_workspace_renew(const int places[EB_PLACES]);
+void eb_workspace_renew(const struct eb_init *init);
 
 #endif

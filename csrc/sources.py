@@ -30,6 +30,7 @@ LAUNCHER = [
     "limits.c",
     "relay.c",
     "capture.c",
+    "ready.c",
     "spawn.c",
     "template.c",
     "child.c",

@@ -36,18 +36,24 @@ eb_close(int *fd)
     *fd = -1;
 }
 
-/* Opening /dev/stdout again checks the owner of the pipe. */
+static int
+take_pipe(struct eb_spawn *spawn, struct eb_pipe *ready, int *ours, int *theirs)
+{
+    struct eb_pipe taken;
+    int error = eb_ready_take(spawn->ready, ready, &taken, spawn->view->job.uid);
+    *ours = taken.ours;
+    *theirs = taken.theirs;
+    return error;
+}
+
 static int
 make_pipe(int *ours, int *theirs, bool to_program, uint32_t uid)
 {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return -errno;
-    *ours = ends[to_program ? 1 : 0];
-    *theirs = ends[to_program ? 0 : 1];
-    if (uid != EB_KEEP_ID && fchown(*theirs, uid, uid) < 0)
-        return -errno;
-    return fcntl(*ours, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+    struct eb_pipe made = {-1, -1};
+    int error = eb_pipe_make(&made, to_program, uid);
+    *ours = made.ours;
+    *theirs = made.theirs;
+    return error;
 }
 
 static int
@@ -59,7 +65,10 @@ make_stdin(struct eb_spawn *spawn, struct ends *ends)
         return 0;
     }
     if (job->stdin_size == 0) {
-        ends->stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        ends->stdio[0] = spawn->ready->null;
+        spawn->ready->null = -1;
+        if (ends->stdio[0] < 0)
+            ends->stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
         if (ends->stdio[0] >= 0 || errno != ENOENT)
             return ends->stdio[0] < 0 ? -errno : 0;
         /* In namespaces without the system there is none: a closed pipe is as empty. */
@@ -78,13 +87,13 @@ make_stdin(struct eb_spawn *spawn, struct ends *ends)
 static int
 make_pipes(struct eb_spawn *spawn, struct ends *ends)
 {
-    uint32_t uid = spawn->view->job.uid;
+    struct eb_ready *ready = spawn->ready;
     int pair[2];
     int error = make_stdin(spawn, ends);
     if (error == 0)
-        error = make_pipe(&spawn->pipes.out, &ends->stdio[1], false, uid);
+        error = take_pipe(spawn, &ready->out, &spawn->pipes.out, &ends->stdio[1]);
     if (error == 0)
-        error = make_pipe(&spawn->pipes.err, &ends->stdio[2], false, uid);
+        error = take_pipe(spawn, &ready->err, &spawn->pipes.err, &ends->stdio[2]);
     if (error == 0 && (spawn->gate_fd >= 0 || spawn->template->pid > 0))
         error = make_pipe(&spawn->pipes.notice, &ends->notice, false, EB_KEEP_ID);
     if (error < 0 || !spawn->runtime->listen)
@@ -102,15 +111,25 @@ as_rlim(uint64_t value)
     return value == EB_UNLIMITED ? RLIM_INFINITY : (rlim_t)value;
 }
 
+/* Of init, which never changes its own: asked for once. */
+static rlim_t
+hard_limit(int resource)
+{
+    static struct rlimit known[RLIM_NLIMITS];
+    static bool asked[RLIM_NLIMITS];
+    if (!asked[resource] && getrlimit((__rlimit_resource_t)resource, &known[resource]) < 0)
+        return RLIM_INFINITY;
+    asked[resource] = true;
+    return known[resource].rlim_max;
+}
+
 /* Never above the hard limit: raising it needs CAP_SYS_RESOURCE. */
 static struct eb_rlimit
 lowered(int resource, uint64_t value)
 {
-    struct rlimit now = {RLIM_INFINITY, RLIM_INFINITY};
-    rlim_t wanted = as_rlim(value);
-    getrlimit((__rlimit_resource_t)resource, &now);
-    if (wanted > now.rlim_max)
-        wanted = now.rlim_max;
+    rlim_t wanted = as_rlim(value), most = hard_limit(resource);
+    if (wanted > most)
+        wanted = most;
     return (struct eb_rlimit){.resource = resource, .value = {wanted, wanted}};
 }
 
@@ -248,6 +267,16 @@ close_ends(struct eb_spawn *spawn, struct ends *ends)
     eb_close(&ends->channel);
 }
 
+/* Where the program starts: in the box itself but for a few. */
+static int
+open_cwd(const struct eb_spawn *spawn)
+{
+    const int flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    if (strcmp(spawn->view->cwd, ".") == 0)
+        return spawn->box_fd;
+    return openat(spawn->box_fd, spawn->view->cwd, flags);
+}
+
 pid_t
 eb_spawn(struct eb_spawn *spawn)
 {
@@ -256,8 +285,7 @@ eb_spawn(struct eb_spawn *spawn)
     spawn->status->stage = EB_STAGE_NONE;
     spawn->status->error = 0;
     pid_t pid = -1;
-    int cwd = openat(spawn->box_fd, spawn->view->cwd,
-                     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int cwd = open_cwd(spawn);
     int error = cwd < 0 ? -errno : make_pipes(spawn, &ends);
     if (error < 0) {
         spawn->status->stage = cwd < 0 ? EB_STAGE_CHDIR : EB_STAGE_PIPES;
@@ -265,7 +293,8 @@ eb_spawn(struct eb_spawn *spawn)
     } else {
         pid = run_child(spawn, &ends, cwd);
     }
-    eb_close(&cwd);
+    if (cwd != spawn->box_fd)
+        eb_close(&cwd);
     close_ends(spawn, &ends);
     spawn->pipes.channel = ends.channel_ours;
     if (ends.channel_ours >= 0 && spawn->gate_fd < 0) {

@@ -254,7 +254,7 @@ start_template(struct eb_init *init)
     eb_close(&start.errors);
     if (error == 0 && !eb_workspace_clear_homes(init))
         error = -ENOTEMPTY;
-    eb_workspace_renew(init->places);
+    eb_workspace_renew(init);
     if (error < 0)
         eb_template_end(template);
     return error;

@@ -1,11 +1,39 @@
 /* workspace.c - box, home, tmp and shm, left as the next run must find them.
  *
- * Most runs write nothing: a few looks then, and not a walk. */
+ * Most runs write nothing: a few looks then, and not a walk.  On tmpfs the size of a
+ * directory counts its entries, so that one fstat() says that a place is as it was
+ * left: empty, with the same rights and times. */
 #include "runtime.h"
 
 #include <dirent.h>
+#include <linux/magic.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
+
+static struct {
+    struct stat left; /* since it was last made fit for a run; all 0: not known */
+    bool same;        /* found so when eb_workspace_is_untouched() was called last */
+} known[EB_PLACES];
+
+static bool
+is_same_time(struct timespec a, struct timespec b)
+{
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+static bool
+is_as_left(const struct eb_init *init, int place)
+{
+    const struct stat *then = &known[place].left;
+    struct stat now;
+    return then->st_ino != 0 && fstat(init->places[place], &now) == 0 &&
+           now.st_size == then->st_size && now.st_nlink == then->st_nlink &&
+           now.st_mode == then->st_mode && now.st_uid == then->st_uid &&
+           now.st_gid == then->st_gid && is_same_time(now.st_ctim, then->st_ctim) &&
+           is_same_time(now.st_mtim, then->st_mtim) && is_same_time(now.st_atim, then->st_atim);
+}
 
 static bool
 is_empty(int dirfd)
@@ -22,10 +50,13 @@ is_empty(int dirfd)
 bool
 eb_workspace_is_untouched(const struct eb_init *init)
 {
-    for (int i = 0; i < EB_PLACES; i++)
-        if (!init->fixed[i] && !is_empty(init->places[i]))
-            return false;
-    return init->n_fixtures == 0 || eb_fixtures_stand(init);
+    bool empty = true;
+    for (int i = 0; i < EB_PLACES; i++) {
+        known[i].same = is_as_left(init, i);
+        if (!init->fixed[i] && !known[i].same && !is_empty(init->places[i]))
+            empty = false;
+    }
+    return empty && (init->n_fixtures == 0 || eb_fixtures_stand(init));
 }
 
 void
@@ -37,7 +68,8 @@ eb_workspace_unlock(const struct eb_init *init)
         (void)!fchmodat(init->workspace, "..", 0700, 0);
     }
     for (int i = 0; i < EB_PLACES; i++)
-        (void)fchmod(init->places[i], 0700);
+        if (init->places[i] >= 0 && !known[i].same)
+            (void)fchmod(init->places[i], 0700);
 }
 
 static bool
@@ -66,9 +98,22 @@ eb_workspace_clear_homes(const struct eb_init *init)
     return clear_from(init, 1);
 }
 
-void
-eb_workspace_renew(const int places[EB_PLACES])
+static void
+remember(int dirfd, struct stat *left)
 {
-    for (int i = 0; i < EB_PLACES; i++)
-        (void)futimens(places[i], NULL);
+    struct statfs files;
+    bool counts = fstatfs(dirfd, &files) == 0 && files.f_type == TMPFS_MAGIC;
+    if (!counts || !is_empty(dirfd) || fstat(dirfd, left) < 0)
+        *left = (struct stat){0};
+}
+
+void
+eb_workspace_renew(const struct eb_init *init)
+{
+    for (int i = 0; i < EB_PLACES; i++) {
+        if (init->places[i] < 0 || is_as_left(init, i))
+            continue;
+        (void)futimens(init->places[i], NULL);
+        remember(init->places[i], &known[i].left);
+    }
 }

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from evalbox._native import Cause, Report
 from evalbox._syscall_table import NUMBERS
-from evalbox._values import FrozenMap
+from evalbox._values import FrozenMap, unchecked
 from evalbox.errors import EvalboxError, SetupError
 from evalbox.events import Completed, Event, SandboxId, Started, Stderr, Stdout, TimedOut
 from evalbox.output import Enforcement, Output, Status
@@ -29,6 +29,7 @@ from evalbox.usage import Usage
 # How many seconds init may take past a deadline before it is taken to be stuck.
 GRACE = 5.0
 _NS = 1e9
+_NO_FILES: FrozenMap[bytes] = FrozenMap({})
 
 
 class Phase(enum.Enum):
@@ -210,14 +211,16 @@ class Life:
     ) -> Output:
         status, exit_code, signal = _how_it_ended(report)
         user, system = report.user_time / _NS, report.system_time / _NS
-        return Output(
+        return unchecked(
+            Output,
             status=status,
             exit_code=exit_code,
             signal=signal,
-            stdout=b"".join((*self.stdout, report.stdout)),
-            stderr=b"".join((*self.stderr, report.stderr)),
+            stdout=_joined(self.stdout, report.stdout),
+            stderr=_joined(self.stderr, report.stderr),
             truncated=report.truncated,
-            usage=Usage(
+            usage=unchecked(
+                Usage,
                 wall_time=report.wall_time / _NS,
                 user_time=user,
                 system_time=system,
@@ -228,7 +231,7 @@ class Life:
                 throttled_time=kept[1],
             ),
             enforcement=self.enforcement,
-            files=files,
+            files=FrozenMap(files) if files else _NO_FILES,
             limits=self.plan.limits,
             denied=self._denied(report.denied_nr) if status is Status.DENIED else None,
         )
@@ -241,6 +244,10 @@ class Life:
             if known == number:
                 return name
         return f"system call {number}"
+
+
+def _joined(before: list[bytes], last: bytes) -> bytes:
+    return b"".join((*before, last)) if before else last
 
 
 _STATUS = {

@@ -15,7 +15,7 @@ from evalbox._core import ffi, lib
 from evalbox._launch import Kit, Kits, Slot
 from evalbox._launch.kit import Filters, _filters
 from evalbox._lifecycle import Life
-from evalbox._native import JobFds, Report, ReportType, Wire
+from evalbox._native import NO_FDS, Job, Report, ReportType, Runner, Wire
 from evalbox.events import SandboxId
 from evalbox.limits import Limits
 from evalbox.plan import Plan
@@ -86,7 +86,12 @@ def bench_what_will_be_enforced(benchmark: Benchmark, kits: Kits) -> None:
 
 
 def bench_encode_a_job(benchmark: Benchmark, kits: Kits, slot: Slot) -> None:
-    assert benchmark(launch._job, PLAN, kits.of(PLAN), slot, 1, 0).argc == 1
+    kit = kits.of(PLAN)
+
+    def encode() -> tuple[Job, Runner]:
+        return launch._job(PLAN, kit, 0), launch._runner(PLAN, slot, 1)
+
+    assert benchmark(encode)[0].head.argc == 1
 
 
 # ---- messages -----------------------------------------------------------------
@@ -112,10 +117,10 @@ Pair = tuple[socket.socket, socket.socket]
 def bench_send_a_job(benchmark: Benchmark, kits: Kits, slot: Slot, wire: Wire, pair: Pair) -> None:
     """With the receiving of its bytes, without which the socket would be full."""
     ours, theirs = pair
-    job = launch._job(PLAN, kits.of(PLAN), slot, 1, 0)
+    job = launch._job(PLAN, kits.of(PLAN), 0)
 
     def there() -> bytes:
-        wire.send_job(ours.fileno(), job, JobFds())
+        wire.send_job(ours.fileno(), job, launch._runner(PLAN, slot, 1), NO_FDS)
         return theirs.recv(1 << 16)
 
     assert len(benchmark(there)) > len(job.strings)

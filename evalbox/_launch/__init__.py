@@ -16,7 +16,17 @@ from evalbox._launch.launcher import Launcher
 from evalbox._launch.slot import Slot, close_all, encode_env
 from evalbox._launch.uids import UidLocks
 from evalbox._launch.warm import library, start_job, why_cold
-from evalbox._native import KEEP_ID, UNLIMITED, Job, JobFds, Wire
+from evalbox._native import (
+    JOB_HOLD,
+    JOB_KEEP,
+    JOB_STREAM,
+    KEEP_ID,
+    UNLIMITED,
+    Job,
+    JobFds,
+    Runner,
+    Wire,
+)
 from evalbox.limits import GiB, Limits
 from evalbox.plan import PIPE, Plan
 from evalbox.warm import Warm
@@ -45,14 +55,14 @@ def send(
     try:
         if kit.tier == "process" and slot.ruleset != kit.serial:
             ruleset = _ruleset(kit, slot)
-        fds = fds._replace(ruleset=ruleset)
         if kit.warm is not None and not slot.warm:
             _start_template(wire, plan, kit, kit.warm, slot, ruleset)
-            fds = fds._replace(ruleset=-1)
+        elif ruleset >= 0:
+            fds = fds._replace(ruleset=ruleset)
         if plan.files or plan.cwd != ".":
             _fill(plan, slot)
-        job = _job(plan, kit, slot, run_id, others)
-        wire.send_job(slot.sock, job, fds)
+        job = _job_of(plan, kit, others)
+        wire.send_job(slot.sock, job, _runner(plan, slot, run_id), fds)
     finally:
         if ruleset >= 0:
             os.close(ruleset)
@@ -61,10 +71,10 @@ def send(
 
 
 def _start_template(wire: Wire, plan: Plan, kit: Kit, warm: Warm, slot: Slot, ruleset: int) -> None:
-    job = start_job(warm, plan, kit.program, slot, kit.serial)
+    job, runner = start_job(warm, plan, kit.program, slot, kit.serial)
     loaded = library()
     try:
-        wire.send_job(slot.sock, job, JobFds(ruleset=ruleset, library=loaded))
+        wire.send_job(slot.sock, job, runner, JobFds(ruleset=ruleset, library=loaded))
     finally:
         os.close(loaded)
     slot.warm = True
@@ -83,29 +93,36 @@ def _fill(plan: Plan, slot: Slot) -> None:
         fill(box, plan.files, plan.cwd, slot.uid)
 
 
-def _job(plan: Plan, kit: Kit, slot: Slot, run_id: int, others: int) -> Job:
-    more = plan.env if plan.warm is None else {**plan.warm.env, **plan.env}
-    env = {**slot.env, **more}
-    encoded_env = encode_env(env) if more else slot.encoded_env
+def _job_of(plan: Plan, kit: Kit, others: int) -> Job:
+    """The job of a plan; the last one is kept, for a plan that is run over and over."""
+    if kit.shares_count:
+        return _job(plan, kit, others)
+    if kit.last_job is None or kit.last_job[0] is not plan:
+        kit.last_job = plan, _job(plan, kit, others)
+    return kit.last_job[1]
+
+
+def _job(plan: Plan, kit: Kit, others: int) -> Job:
     items = (kit.program.executable, plan.cwd, *plan.cmd)
     return Job(
-        run_id=run_id,
         ruleset_id=kit.serial,
-        uid=KEEP_ID if slot.uid is None else slot.uid,
-        stream=plan.stream,
-        hold=plan.hold,
-        keep=bool(plan.collect),
-        strings=b"\0".join([*map(os.fsencode, items), encoded_env]),
+        flags=(JOB_STREAM if plan.stream else 0)
+        | (JOB_HOLD if plan.hold else 0)
+        | (JOB_KEEP if plan.collect else 0),
         argc=len(plan.cmd),
-        envc=len(env),
+        strings=b"".join(os.fsencode(item) + b"\0" for item in items),
         stdin=b"" if plan.stdin is PIPE else plan.stdin,
-        limits=_limits(plan.limits, _shares_count(kit), others),
+        limits=_limits(plan.limits, kit.shares_count, others),
     )
 
 
-def _shares_count(kit: Kit) -> bool:
-    """Whether the kernel counts its processes together with the caller's others."""
-    return kit.identity.kind == "user" and kit.tier == "process"
+def _runner(plan: Plan, slot: Slot, run_id: int) -> Runner:
+    uid = KEEP_ID if slot.uid is None else slot.uid
+    more = plan.env if plan.warm is None else {**plan.warm.env, **plan.env}
+    if not more:
+        return Runner(run_id, uid, len(slot.env), slot.encoded_env)
+    env = {**slot.env, **more}
+    return Runner(run_id, uid, len(env), encode_env(env))
 
 
 def _limits(limits: Limits, shared_uid: bool, others: int) -> tuple[int, ...]:

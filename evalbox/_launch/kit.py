@@ -64,6 +64,8 @@ class Kit:
     Attributes:
         serial: names its ruleset; never used again.
         program, tier, identity, filters: of all its runs.
+        shares_count: whether the kernel counts its processes with the caller's others.
+        last_job: what was sent for the plan that was run last.
         warm: what the interpreter does from which they are forked; None: they start theirs.
     """
 
@@ -82,6 +84,8 @@ class Kit:
         except BaseException:
             self.descriptors.close()
             raise
+        self.shares_count = self.identity.kind == "user" and self.tier == "process"
+        self.last_job: tuple[Plan, _native.Job] | None = None
         self._made = time.monotonic()
         self._enforcement: dict[Limits, FrozenMap[Enforcement]] = {}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evalbox._host import host
 from evalbox._launch.slot import Slot, encode_env
-from evalbox._native import KEEP_ID, UNLIMITED, Job, sealed_memfd
+from evalbox._native import KEEP_ID, UNLIMITED, Job, Runner, sealed_memfd
 from evalbox.plan import Plan
 from evalbox.policy import Policy
 from evalbox.resolve import Program, resolve
@@ -43,25 +43,24 @@ def reason_against(policy: Policy, program: Program) -> str:
     return ""
 
 
-def start_job(warm: Warm, plan: Plan, program: Program, slot: Slot, ruleset_id: int) -> Job:
+def start_job(
+    warm: Warm, plan: Plan, program: Program, slot: Slot, ruleset_id: int
+) -> tuple[Job, Runner]:
     """The order that starts the interpreter of a slot."""
     own = {"LD_PRELOAD": _LOADED_FROM, _MARK: "1"}
     env = {**slot.env, **warm.env, **own}
     items = (program.executable, ".", plan.cmd[0], SCRIPT)
-    return Job(
-        run_id=0,
+    job = Job(
         ruleset_id=ruleset_id,
-        uid=KEEP_ID if slot.uid is None else slot.uid,
-        stream=False,
-        hold=False,
-        keep=False,
-        strings=b"\0".join([*map(os.fsencode, items), encode_env(env)]),
+        flags=0,
         argc=2,
-        envc=len(env),
+        strings=b"".join(os.fsencode(item) + b"\0" for item in items),
         stdin=_text(warm),
         limits=(_START_SECONDS * _NS, *(9 * (UNLIMITED,))),
         requests=warm.requests,
     )
+    uid = KEEP_ID if slot.uid is None else slot.uid
+    return job, Runner(0, uid, len(env), encode_env(env))
 
 
 def library() -> int:

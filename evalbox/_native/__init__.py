@@ -30,7 +30,7 @@ try:
         sealed_memfd,
     )
     from evalbox._native.tree import NamespaceConfig
-    from evalbox._native.wire import MOST_FDS, Job, JobFds, Ready, Report, Wire
+    from evalbox._native.wire import MOST_FDS, NO_FDS, Job, JobFds, Ready, Report, Runner, Wire
 except ImportError as missing:
     raise UnsupportedError(
         "anything", f"the compiled part does not load ({missing})", "build it on Linux: make build"
@@ -40,6 +40,7 @@ except ImportError as missing:
 __all__ = [
     "MESSAGE_MAX",
     "MOST_FDS",
+    "NO_FDS",
     "Cause",
     "Control",
     "ControlReport",
@@ -48,12 +49,16 @@ __all__ = [
     "Ready",
     "Report",
     "ReportType",
+    "Runner",
     "Wire",
     "sealed_memfd",
 ]
 
 UNLIMITED: Final = 2**64 - 1
 KEEP_ID: Final = 2**32 - 1
+JOB_STREAM: Final[int] = lib.EB_JOB_STREAM
+JOB_HOLD: Final[int] = lib.EB_JOB_HOLD
+JOB_KEEP: Final[int] = lib.EB_JOB_KEEP
 CGROUP_MEMORY: Final[int] = lib.EB_CGROUP_MEMORY
 CGROUP_PIDS: Final[int] = lib.EB_CGROUP_PIDS
 CGROUP_CPU: Final[int] = lib.EB_CGROUP_CPU

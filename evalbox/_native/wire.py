@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from evalbox._core import ffi, lib
 from evalbox._native.basics import (
@@ -23,27 +23,60 @@ from evalbox._native.basics import (
 
 MOST_FDS: Final = lib.EB_PACKET_FDS
 _BATCH: Final = 256
+_JOB_SIZE: Final = ffi.sizeof("struct eb_job")
+_REPORT_SIZE: Final = ffi.sizeof("struct eb_report")
+# Members of an enum are looked up slowly.
+_STDOUT: Final = int(ReportType.STDOUT)
+_STDERR: Final = int(ReportType.STDERR)
 
 
 # ---- jobs and reports ------------------------------------------------------------
 
 
-class Job(NamedTuple):
-    """What struct eb_job holds; limits in bytes and ns, UNLIMITED for none."""
+class Job:
+    """What struct eb_job holds for every run of a plan: made once, sent for each of them.
+
+    `strings` are the program, its directory and its arguments, each with its NUL;
+    limits are in bytes and ns, UNLIMITED for none; `requests`, of a template: how many runs
+    before it is started anew.
+    """
+
+    __slots__ = ("head", "stdin", "strings")
+
+    def __init__(
+        self,
+        *,
+        ruleset_id: int,
+        flags: int,
+        argc: int,
+        strings: bytes,
+        stdin: bytes,
+        limits: tuple[int, ...],
+        requests: int = 0,
+    ) -> None:
+        self.head = ffi.new("struct eb_job *")
+        self.head.type = lib.EB_ORDER_TEMPLATE if requests else lib.EB_ORDER_RUN
+        self.head.requests = requests
+        self.head.ruleset_id, self.head.flags, self.head.argc = ruleset_id, flags, argc
+        self.head.stdin_size, self.head.limits = len(stdin), limits
+        self.strings = strings
+        self.stdin = stdin
+
+
+class Runner(NamedTuple):
+    """Who a job is for.
+
+    Attributes:
+        run_id: of the run.
+        uid: that it gets, or KEEP_ID.
+        envc: how many variables it has.
+        env: these, each with its NUL.
+    """
 
     run_id: int
-    ruleset_id: int
     uid: int
-    stream: bool
-    hold: bool
-    keep: bool
-    strings: bytes
-    argc: int
     envc: int
-    stdin: bytes
-    limits: tuple[int, ...]
-    # Of a template: how many runs before it is started anew; 0: this is a run.
-    requests: int = 0
+    env: bytes
 
 
 class JobFds(NamedTuple):
@@ -54,6 +87,9 @@ class JobFds(NamedTuple):
     gate: int = -1
     payload: int = -1
     library: int = -1
+
+
+NO_FDS: Final = JobFds()
 
 
 class Report(NamedTuple):
@@ -104,7 +140,7 @@ class Wire:
         self._control = ffi.cast("struct eb_control *", self._buffer)
         self._fds = ffi.new("int32_t[]", MOST_FDS)
         self._n_fds = ffi.new("int32_t *")
-        self._job = ffi.new("struct eb_job *")
+        self._kill = ffi.new("struct eb_job *", {"type": lib.EB_ORDER_KILL})
         self.fd = checked(lib.eb_poll_create())
 
     def close(self) -> None:
@@ -123,48 +159,41 @@ class Wire:
     def wait(self, timeout_ms: int) -> list[int]:
         """Tokens of what is ready, at most 256; none when a signal came. -1: no limit."""
         count = checked(lib.eb_poll_wait(self.fd, self._tokens, _BATCH, timeout_ms))
-        return list(ffi.unpack(self._tokens, count))
+        tokens: list[int] = ffi.unpack(self._tokens, count)
+        return tokens
 
     # -- messages; all of them raise BlockingIOError instead of waiting
 
     def send(self, sock: int, message: bytes, fds: Sequence[int] = ()) -> None:
         checked(lib.eb_send(sock, message, len(message), ffi.NULL, 0, list(fds), len(fds)))
 
-    def send_job(self, sock: int, job: Job, fds: JobFds) -> None:
-        head = self._job
-        head.type = lib.EB_ORDER_TEMPLATE if job.requests else lib.EB_ORDER_RUN
-        head.requests = job.requests
-        head.flags = (
-            (lib.EB_JOB_STREAM if job.stream else 0)
-            | (lib.EB_JOB_HOLD if job.hold else 0)
-            | (lib.EB_JOB_KEEP if job.keep else 0)
-        )
-        head.run_id, head.ruleset_id, head.uid = job.run_id, job.ruleset_id, job.uid
-        head.argc, head.envc = job.argc, job.envc
-        head.strings, head.stdin_size = len(job.strings), len(job.stdin)
-        head.limits = job.limits
-        size = ffi.sizeof("struct eb_job")
-        if size + len(job.strings) + len(job.stdin) <= MESSAGE_MAX:
-            body = job.strings + job.stdin if job.stdin else job.strings
-            self._send_head(sock, body, fds)
+    def send_job(self, sock: int, job: Job, runner: Runner, fds: JobFds) -> None:
+        head = job.head
+        head.run_id, head.uid, head.envc, env = runner
+        strings = job.strings + env
+        head.strings = len(strings)
+        if _JOB_SIZE + len(strings) + len(job.stdin) <= MESSAGE_MAX:
+            body = strings + job.stdin if job.stdin else strings
+            self._send_head(sock, head, body, fds)
             return
-        payload = sealed_memfd(job.strings, job.stdin)
+        payload = sealed_memfd(strings, job.stdin)
         try:
-            self._send_head(sock, b"", fds._replace(payload=payload))
+            self._send_head(sock, head, b"", fds._replace(payload=payload))
         finally:
             os.close(payload)
 
-    def _send_head(self, sock: int, body: bytes, fds: JobFds) -> None:
-        head = self._job
-        sent = [fd for fd in fds if fd >= 0]
-        head.fds = sum(1 << bit for bit, fd in enumerate(fds) if fd >= 0)
-        size = ffi.sizeof("struct eb_job")
-        checked(lib.eb_send(sock, head, size, body, len(body), sent, len(sent)))
+    def _send_head(self, sock: int, head: Any, body: bytes, fds: JobFds) -> None:
+        sent: Sequence[int] = ()
+        head.fds = 0
+        if fds is not NO_FDS:
+            sent = [fd for fd in fds if fd >= 0]
+            head.fds = sum(1 << bit for bit, fd in enumerate(fds) if fd >= 0)
+        checked(lib.eb_send(sock, head, _JOB_SIZE, body, len(body), sent, len(sent)))
 
     def send_kill(self, sock: int, run_id: int) -> None:
-        head = self._job
-        head.type, head.run_id, head.fds = lib.EB_ORDER_KILL, run_id, 0
-        checked(lib.eb_send(sock, head, ffi.sizeof("struct eb_job"), ffi.NULL, 0, [], 0))
+        head = self._kill
+        head.run_id = run_id
+        checked(lib.eb_send(sock, head, _JOB_SIZE, ffi.NULL, 0, (), 0))
 
     def _receive(self, sock: int) -> int:
         """Size of the message that is now in the buffer; 0 at end of file."""
@@ -193,7 +222,7 @@ class Wire:
 
     def receive_report(self, sock: int) -> Report | None:
         """What an init said; None when it is gone."""
-        head = ffi.sizeof("struct eb_report")
+        head = _REPORT_SIZE
         size = self._receive(sock)
         if size < head:
             return None
@@ -201,10 +230,10 @@ class Wire:
         flags = said.flags
         if flags & lib.EB_REPORT_IN_FDS:
             out, err = map(_read_whole, self._take_fds())
-        elif said.type == ReportType.STDERR:
+        elif said.type == _STDERR:
             out, err = b"", self._view[head:size]
         else:
-            middle = size if said.type == ReportType.STDOUT else head + said.stdout_size
+            middle = size if said.type == _STDOUT else head + said.stdout_size
             out, err = self._view[head:middle], self._view[middle:size]
         return Report(
             said.type,

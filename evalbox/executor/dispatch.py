@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from evalbox._launch import Kit, Kits, Slot, send
-from evalbox._native import JobFds, Wire
+from evalbox._native import NO_FDS, JobFds, Wire
 from evalbox.errors import EvalboxError, SetupError, UnsupportedError
 from evalbox.executor.admission import Admission, Refusal
 from evalbox.executor.deadlines import Deadlines
@@ -194,7 +194,9 @@ class Dispatcher:
 
     def _send(self, run: Run, kit: Kit, slot: Slot) -> None:
         life = run.life
-        fds = JobFds(stdin=-1 if run.stdin is None else run.stdin.theirs, gate=run.gate)
+        fds = NO_FDS
+        if run.stdin is not None or run.gate >= 0:
+            fds = JobFds(stdin=-1 if run.stdin is None else run.stdin.theirs, gate=run.gate)
         others = self.admission.running
         for _ in range(_IN_FLIGHT_TRIES):
             try:
