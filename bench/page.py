@@ -40,14 +40,15 @@ CAPTIONS = {
     "latency": "Lower is better. A dot is the median, a line reaches from quartile to quartile;"
     " the scale is logarithmic.",
     "throughput": "Higher is better: of the runs per second that the floor reaches with the same"
-    " number at once.",
+    " number at once. evalbox with its default limits, so that it may let in fewer at once"
+    " than it was given.",
     "scale": "Lower is better. Each program sleeps until all are there, so that they really live"
     " at the same time; the sleep is taken off. evalbox runs them without a limit of memory,"
     " which would let in fewer at once.",
     "crowd": "Lower is better, and 1 is best. Of the host process: for a line that goes to one of"
     " the live runs and comes back, and for a run while they sleep.",
-    "host": "Lower is better. A fork copies the page tables of its parent; the launcher is"
-    " another process, and small.",
+    "host": "Lower is better. What starts from the host process itself may pay for its size; the"
+    " launcher is another process, and small.",
     "warm": "Lower is better. The bare fork has the same modules loaded, confines nothing and"
     " captures nothing; the cold starts import them.",
     "warm_throughput": "Higher is better.",

@@ -301,6 +301,32 @@ def test_a_sandbox_that_does_not_run_here_is_absent_with_what_it_said(
     assert absent["gVisor"] == "not asked for"
 
 
+ISOLATE = """#!/bin/sh
+echo "$@" >> {log}
+[ "$1" = --init ] && exit 0
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+"""
+
+
+def test_isolate_makes_its_box_once_and_grants_the_directory_of_the_program(
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "isolate").write_text(ISOLATE.format(log=log))
+    (tmp_path / "isolate").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    isolate = bench.peers.Isolate()
+    assert len(isolate.latencies(("/bin/true",), 2)) == 2
+    with pytest.raises(bench.contestants.PeerError, match="exit code 1"):
+        isolate.latencies(("/bin/false",), 1)
+    calls = log.read_text().splitlines()
+    assert calls[0] == "--init"
+    assert calls[1] == "--silent --processes=64 --dir=/bin --run -- /bin/true"
+    assert len(calls) == 4
+
+
 def test_every_known_sandbox_says_what_it_confines_and_what_not(bench) -> None:
     assert all(peer.confines and peer.leaves and peer.install for peer in bench.peers.PEERS)
 

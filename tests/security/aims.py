@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import proc
 from evalbox import Syscalls
@@ -129,3 +130,14 @@ def _alone(act: Callable[[], int]) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except OSError:
         return -1
+
+
+def on_init(case: dict[str, Any]) -> dict[str, Any]:
+    """A signal to init that gets through is judged by what becomes of the run.
+
+    In a PID namespace the kernel keeps signals without a handler from its first process.
+    """
+    after = "TARGET or time.sleep(2) or held('unharmed')"
+    act = f"{case['act']}\n{after}"
+    blocked = f"{case['blocked']} unharmed"
+    return {**case, "act": act, "blocked": blocked, "reached": "OK KILLED WALL_TIME"}

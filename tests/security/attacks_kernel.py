@@ -14,7 +14,7 @@ from typing import Any
 from evalbox import Syscalls
 from evalbox._syscall_table import NUMBERS
 from security.aims import granting
-from security.base import Context, Fields, program
+from security.base import Context, Fields, nothing_lacks, program, since
 
 _HERE = NUMBERS[platform.machine()]
 _ANY_ERRNO = " ".join(set(errno.errorcode.values()))
@@ -226,6 +226,7 @@ for _name, (_title, _arguments, _met) in _PRCTLS.items():
         "EPERM",
         f'call("prctl", {_arguments})',
         reached=_met,
+        needs=since(6, 4) if _name == "merge" else nothing_lacks,
     )
 _CALLS = {
     "K18.vmsplice": ("its pages into a pipe", 'call("vmsplice", os.pipe()[1], PART, 1, 0)'),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from security.attacks_files import CLOSED, SECRET
-from security.base import Context, nothing_lacks, program
+from security.base import Context, nothing_lacks, program, since
 
 REFUSED = f"{CLOSED} EPERM EROFS"
 
@@ -107,13 +107,7 @@ SET_ID_ACTS = {
         'call("openat2", -100, b"f", struct.pack("QQQ", os.O_CREAT | os.O_WRONLY, 0o4755, 0), 24)',
     ),
 }
-SINCE = {"F17.fchmodat2": (6, 6), "F17.openat2": (5, 6)}
-
-
-def _since(version: tuple[int, int]) -> Any:
-    found = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    text = f"{version[0]}.{version[1]}"
-    return lambda _: "" if found >= version else f"Linux {text} brought it"
+SINCE = {"F17.fchmodat2": since(6, 6), "F17.openat2": since(5, 6)}
 
 
 for _id, (_name, _act) in SET_ID_ACTS.items():
@@ -123,7 +117,7 @@ for _id, (_name, _act) in SET_ID_ACTS.items():
         property=None,
         blocked=SET_ID,
         act=_act,
-        needs=_since(SINCE[_id]) if _id in SINCE else nothing_lacks,
+        needs=SINCE.get(_id, nothing_lacks),
     )
 program(
     "F17.granted",

@@ -13,6 +13,7 @@ from security.aims import (
     deaf_witness,
     fresh_witness,
     granting,
+    on_init,
     parent,
     was_signalled,
     witness,
@@ -167,19 +168,8 @@ def _signal_attack(name: str, act: str, **more: Any) -> None:
         f"{title}: the program's parent",
         given=lambda _: {"TARGET": 0, "NUMBER": 15},
         control_given=lambda ctx: {**fresh_witness(ctx), "NUMBER": 15},
-        **_on_init(case),
+        **on_init(case),
     )
-
-
-def _on_init(case: dict[str, Any]) -> dict[str, Any]:
-    """A call that gets through is judged by what becomes of the run.
-
-    In a PID namespace the kernel keeps signals without a handler from its first process.
-    """
-    after = "TARGET or time.sleep(2) or held('unharmed')"
-    act = f"{case['act']}\n{after}"
-    blocked = f"{case['blocked']} unharmed"
-    return {**case, "act": act, "blocked": blocked, "reached": "OK KILLED WALL_TIME"}
 
 
 for _name, _act in _SIGNALS.items():
@@ -195,7 +185,7 @@ for _name, _title in (
         _title,
         given=lambda _, number=19 if _name == "stop" else 9: {"TARGET": 0, "NUMBER": number},
         control_given=fresh_witness,
-        **_on_init(
+        **on_init(
             {
                 "property": "signals",
                 "blocked": UNREACHED,

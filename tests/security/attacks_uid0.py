@@ -6,7 +6,7 @@ The files of the host are then its own, and so is every process of root.
 
 from __future__ import annotations
 
-from security.aims import UNREACHED, deaf_witness, fresh_witness, was_signalled, witness
+from security.aims import UNREACHED, deaf_witness, fresh_witness, on_init, was_signalled, witness
 from security.base import Context, Fields, program
 
 _CLOSED = "EACCES ENOENT EPERM EROFS"
@@ -58,13 +58,17 @@ program(
 program(
     "P35.init",
     "as uid 0: end init",
-    property="signals",
-    blocked="EPERM",
     callers="root container",
     given=lambda _: {"TARGET": 0},
     control_given=fresh_witness,
     fields=only_for_root,
-    act=f"{_IS_ROOT}os.kill(TARGET or os.getppid(), signal.SIGTERM)",
+    **on_init(
+        {
+            "property": "signals",
+            "blocked": "EPERM",
+            "act": f"{_IS_ROOT}os.kill(TARGET or os.getppid(), signal.SIGTERM)",
+        }
+    ),
 )
 _TO_FILES = {
     "core-pattern": ("what runs after a crash", "/proc/sys/kernel/core_pattern"),

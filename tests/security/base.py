@@ -50,6 +50,7 @@ mechanism "granted": the attack's own policy gave it up, to see what else holds.
 from __future__ import annotations
 
 import builtins
+import os
 import platform
 import re
 import shutil
@@ -355,6 +356,12 @@ def attack(
 
 def exists(path: str) -> Callable[[Context], str]:
     return lambda _: "" if Path(path).exists() else f"there is no {path} here"
+
+
+def since(major: int, minor: int) -> Callable[[Context], str]:
+    """Of what a release of Linux brought."""
+    found = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    return lambda _: "" if found >= (major, minor) else f"Linux {major}.{minor} brought it"
 
 
 def make_context(attack_id: str, tier: str, caller: str, base: Path, world: World) -> Context:

@@ -42,6 +42,11 @@ for _number, _item in enumerate(sys.argv[2:]):
 """
 
 
+def suits(act: str) -> bool:
+    """Whether it is nothing to the act that init is not its parent, which many are aimed at."""
+    return "getppid" not in act
+
+
 def groups(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     """All of them, SIZE at a time; nothing where each is to be made alone."""
     if SIZE > 1:

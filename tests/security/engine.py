@@ -222,7 +222,7 @@ def _with_acts(
 ) -> list[tuple[_Attempt, batch.Act]]:
     """Each with what its program is given; not those for which that cannot be made."""
     found = []
-    for attempt in attempts:
+    for attempt in filter(lambda a: batch.suits(a.attack.act), attempts):
         item, context = attempt.attack, attempt.context
         with suppress(Exception):
             given = {**item.given(context), **more(item)(context)}
