@@ -71,6 +71,7 @@ class Executor:
 
     - it is the first of those that wait;
     - fewer than `max_running` are alive (None: however many). Held runs are alive;
+    - not too many others are starting just now;
     - there are descriptors for it below the soft RLIMIT_NOFILE of this process;
     - the host's memory, and that of the cgroups of this process, can hold its
       `limits.memory`, besides what has been promised to those that have just
