@@ -164,6 +164,7 @@ struct eb_child {
     struct eb_filter filter;
     bool listen;
     bool own_session;
+    bool oom_score_set; /* inherited from init */
     int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
 };
 
