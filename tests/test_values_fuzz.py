@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evalbox.errors import PlanError
+from evalbox.flat import PlanFields, plan_from_fields
 from evalbox.limits import LIMIT_FIELDS, Limits
-from evalbox.plan import PIPE, PLAN_FIELDS, File, Plan, PlanFields, plan_from_fields
+from evalbox.plan import PIPE, PLAN_FIELDS, File, Plan
 from evalbox.policy import ALL, Network, Policy, Syscalls
 from evalbox.schema import plan_schema
 from evalbox.warm import Warm

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Self, Unpack, overload
 from evalbox._values import Argument, optional, positive, shown
 from evalbox.errors import PlanError, UnsupportedError
 from evalbox.events import Event, SandboxId
+from evalbox.flat import PlanFields, plan_from_fields
 from evalbox.output import Output
-from evalbox.plan import Plan, PlanFields, plan_from_fields
+from evalbox.plan import Plan
 
 if TYPE_CHECKING:
     from evalbox.executor.loop import Loop
