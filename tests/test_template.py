@@ -120,7 +120,10 @@ TRACES = {
         "import resource; print(resource.getrlimit(resource.RLIMIT_FSIZE)[0] == 9)",
     ),
     "an umask": ("import os; os.umask(0)", "import os; print(os.umask(0o22) == 0)"),
-    "a priority": ("import os; os.nice(5)", "import os; print(os.nice(0) == 5)"),
+    "a priority": (
+        "import os; os.nice(15 - os.nice(0))",
+        "import os; print(os.nice(0) == 15)",
+    ),
     "a directory": ("import os; os.chdir('/')", "import os; print(os.getcwd() == '/')"),
     "a process": (
         "import os, time\nif os.fork() == 0:\n  os.setsid()\n  time.sleep(60)",
@@ -179,7 +182,7 @@ def test_a_run_reaches_neither_template_nor_keeper(executor: Executor) -> None:
     for _ in range(3):
         assert executor.run(attempt).check().text == "[]\n"
     # Control: they are there to be seen, so there was something to reach.
-    assert int(executor.run(template.plan(count)).check().text) == 4
+    assert int(executor.run(template.plan(count)).check().text) >= 4
 
 
 def test_siblings_do_not_reach_each_other(template: Template) -> None:
