@@ -75,10 +75,13 @@ set_stdio(const struct eb_child *child)
         fail(child, EB_STAGE_CHDIR, errno);
 }
 
-/* The OOM killer must prefer the program to init and launcher. */
+/* The OOM killer must prefer the program to init and launcher.  To open the file costs
+ * more than all else here but the filter: so init sets it for both where it can. */
 static void
-offer_to_oom_killer(void)
+offer_to_oom_killer(const struct eb_child *child)
 {
+    if (child->oom_score_set)
+        return;
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return;
@@ -239,7 +242,7 @@ eb_child_confine(const struct eb_child *child)
     enter_cgroups(child);
     enter_group(child);
     set_stdio(child);
-    offer_to_oom_killer();
+    offer_to_oom_killer(child);
     set_rlimits(child);
     change_identity(child);
     drop_capabilities(child);

@@ -194,7 +194,7 @@ struct eb_control {
 enum eb_order_type {
     EB_ORDER_RUN = 1,
     EB_ORDER_KILL = 2,
-    EB_ORDER_TEMPLATE = 3 /* a job that starts an interpreter from which later runs are forked;
+    EB_ORDER_TEMPLATE = 12 /* a job that starts an interpreter from which later runs are forked;
                              its stdin is what the interpreter is told first, its wall time
                              how long that may take */
 };

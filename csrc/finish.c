@@ -136,4 +136,5 @@ eb_run_finish(struct run *run)
     eb_stream_reset(run->relay.out);
     eb_stream_reset(run->relay.err);
     eb_ready_make(&run->init->ready, run->init->uid);
+    eb_template_park(&run->init->template);
 }

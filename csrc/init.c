@@ -186,7 +186,11 @@ prepare(struct eb_init *init)
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (init->status == MAP_FAILED || init->box < 0 || init->proc < 0)
         _exit(1);
-    init->ready = (struct eb_ready){.null = -1, .out = {-1, -1}, .err = {-1, -1}};
+    init->ready = (struct eb_ready){
+        .null = -1,
+        .out = {-1, -1},
+        .err = {-1, -1},
+        .oom_score = openat(init->proc, "self/oom_score_adj", O_RDWR | O_CLOEXEC)};
     eb_ready_make(&init->ready, init->uid);
     /* It keeps a file open, as all here from now on. */
     (void)eb_watch_runnable(init->proc);

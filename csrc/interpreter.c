@@ -35,6 +35,7 @@ struct eb_cpython py;
 object *eb_helpers;
 
 static struct eb_filter filter;
+static int parked_by = -1; /* the template waits for its end of file */
 
 /* ---- the interpreter ---- */
 
@@ -205,7 +206,6 @@ begin_run(const struct eb_template_order *order, char *inside, const int *fds)
     char *strings = strings_of(order, inside, fds[EB_TEMPLATE_STRINGS]);
     confine(order, fds);
     prctl(PR_SET_DUMPABLE, 1);
-    py.PyOS_AfterFork_Child();
     object *path = strings ? renew(order, strings) : NULL;
     const char *script = path ? py.PyBytes_AsString(path) : NULL;
     if (!script) {
@@ -236,6 +236,43 @@ fork_for_init(void)
     return forked;
 }
 
+static pid_t
+fork_child(void)
+{
+    py.PyOS_BeforeFork();
+    pid_t pid = fork_for_init();
+    if (pid == 0)
+        py.PyOS_AfterFork_Child();
+    else
+        py.PyOS_AfterFork_Parent();
+    return pid;
+}
+
+/* Forks the process of the next run before there is one: most of what a fork costs, the
+ * pages that both write to, is then behind it.  True in that process, which takes the
+ * orders from here on; in the template when it has taken one, or is dead. */
+static bool
+park(void)
+{
+    char byte;
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return false;
+    pid_t pid = fork_child();
+    close(ends[pid == 0 ? 0 : 1]);
+    if (pid == 0) {
+        object *done = py.PyObject_CallFunction(eb_helper("rehearse"), NULL);
+        if (!done)
+            _exit(127);
+        parked_by = ends[1];
+        return true;
+    }
+    while (pid > 0 && read(ends[0], &byte, 1) < 0 && errno == EINTR)
+        continue;
+    close(ends[0]);
+    return false;
+}
+
 /* Each in its place; -1 where there is none. */
 static void
 sort_descriptors(uint32_t bits, const struct eb_packet *packet, int *fds)
@@ -251,6 +288,7 @@ serve(void)
     static _Alignas(16) char buffer[EB_MESSAGE_MAX];
     struct eb_template_order order;
     int fds[EB_TEMPLATE_FDS];
+    bool is_parked = false;
     for (;;) {
         struct eb_packet packet = {.data = buffer};
         ssize_t got = eb_packet_receive(EB_TEMPLATE_FD, &packet, sizeof buffer, 0);
@@ -263,12 +301,19 @@ serve(void)
             kill(-1, SIGKILL);
             continue;
         }
-        sort_descriptors(order.fds, &packet, fds);
-        py.PyOS_BeforeFork();
-        pid_t pid = fork_for_init();
-        if (pid == 0)
+        if (order.type == EB_TEMPLATE_PARK) {
+            is_parked = park();
+            continue;
+        }
+        pid_t pid = is_parked ? 0 : fork_child();
+        if (is_parked) {
+            answer(getpid());
+            close(parked_by);
+        }
+        if (pid == 0) {
+            sort_descriptors(order.fds, &packet, fds);
             begin_run(&order, buffer + sizeof order, fds);
-        py.PyOS_AfterFork_Parent();
+        }
         for (int i = 0; i < packet.n_fds; i++)
             close(packet.fds[i]);
         answer(pid);
@@ -286,6 +331,10 @@ our_main(int argc, char **argv, char **environment)
     fcntl(EB_TEMPLATE_FD, F_SETFD, FD_CLOEXEC);
     close(EB_TEMPLATE_LIBRARY);
     const char *text = take_hello();
+    /* By its name, which there is in the tree of a run; and it is emptied afterwards. */
+    const char *folder = getenv("TMPDIR");
+    if (folder && chdir(folder) < 0)
+        _exit(1);
     start_interpreter(argc, argv);
     run_text(text);
     answer(0);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Opening /dev/stdout again checks the owner of the pipe. */
@@ -37,6 +38,20 @@ eb_ready_make(struct eb_ready *ready, uint32_t uid)
         eb_pipe_make(&ready->out, false, uid);
     if (ready->err.ours < 0)
         eb_pipe_make(&ready->err, false, uid);
+}
+
+bool
+eb_oom_score_raise(const struct eb_ready *ready, struct eb_oom_score *usual)
+{
+    ssize_t n = pread(ready->oom_score, usual->text, sizeof usual->text - 1, 0);
+    usual->text[n < 0 ? 0 : n] = 0;
+    return n > 0 && pwrite(ready->oom_score, "1000", 4, 0) == 4;
+}
+
+void
+eb_oom_score_restore(const struct eb_ready *ready, const struct eb_oom_score *usual)
+{
+    (void)!pwrite(ready->oom_score, usual->text, strlen(usual->text), 0);
 }
 
 int

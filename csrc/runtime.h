@@ -164,6 +164,7 @@ struct eb_child {
     struct eb_filter filter;
     bool listen;
     bool own_session;
+    bool oom_score_set; /* inherited from init */
     int cgroups[EB_HIERARCHIES]; /* files to enter cgroups by; -1: it is inside */
 };
 
@@ -198,6 +199,8 @@ int eb_template_renew(struct eb_init *init);
 /* Forks the child of a run; its pid or -errno. */
 pid_t eb_template_fork(struct eb_template *template, const struct eb_child *child,
                        const struct eb_job_view *view);
+/* Has it fork the next run already.  No process of the last one may be left. */
+void eb_template_park(const struct eb_template *template);
 /* SIGKILL for all that was forked from it; false when it does not take the order. */
 bool eb_template_kill(const struct eb_template *template);
 /* Ends it, and waits for its end. */

@@ -194,7 +194,9 @@ start_forked(const struct eb_spawn *spawn, struct eb_child *child)
 static pid_t
 start_child(const struct eb_spawn *spawn, struct eb_child *child)
 {
+    struct eb_oom_score usual;
     bool forked = spawn->template->pid > 0;
+    child->oom_score_set = !forked && eb_oom_score_raise(spawn->ready, &usual);
     pid_t pid = forked ? start_forked(spawn, child) : start_inside(spawn, child);
     errno = pid < 0 ? -pid : 0;
     if (pid == -ENOSYS && !forked)
@@ -203,6 +205,8 @@ start_child(const struct eb_spawn *spawn, struct eb_child *child)
         spawn->status->stage = forked ? EB_STAGE_TEMPLATE : EB_STAGE_CLONE;
         spawn->status->error = errno;
     }
+    if (child->oom_score_set)
+        eb_oom_score_restore(spawn->ready, &usual);
     return pid;
 }
 

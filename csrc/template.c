@@ -61,11 +61,12 @@ eb_template_end(struct eb_template *template)
         return;
     kill(template->pid, SIGKILL);
     waitpid(template->pid, NULL, __WALL);
-    /* The death of its keeper kills it, and makes it ours. */
+    template->pid = 0;
+    /* The end of file ends a run that is parked.  The death of the keeper has killed the
+     * template, and made it ours. */
+    eb_close(&template->sock);
     while (waitpid(-1, NULL, 0) > 0)
         continue;
-    template->pid = 0;
-    eb_close(&template->sock);
 }
 
 /* ---- start ---- */
@@ -381,11 +382,23 @@ eb_template_fork(struct eb_template *template, const struct eb_child *child,
     return error < 0 ? error : receive_pid(template);
 }
 
-bool
-eb_template_kill(const struct eb_template *template)
+static bool
+order(const struct eb_template *template, enum eb_template_type type)
 {
-    struct eb_template_order order = {.type = EB_TEMPLATE_KILL};
+    struct eb_template_order order = {.type = type};
     struct iovec part = {.iov_base = &order, .iov_len = sizeof order};
     return template->pid > 0 &&
            eb_packet_send(template->sock, &part, 1, NULL, 0, MSG_DONTWAIT) == 0;
+}
+
+bool
+eb_template_kill(const struct eb_template *template)
+{
+    return order(template, EB_TEMPLATE_KILL);
+}
+
+void
+eb_template_park(const struct eb_template *template)
+{
+    order(template, EB_TEMPLATE_PARK);
 }

@@ -16,7 +16,11 @@ struct eb_template_hello {
     uint32_t text; /* bytes */
 };
 
-enum eb_template_type { EB_TEMPLATE_FORK = 1, EB_TEMPLATE_KILL = 2 };
+enum eb_template_type {
+    EB_TEMPLATE_FORK = 1,
+    EB_TEMPLATE_KILL = 2,
+    EB_TEMPLATE_PARK = 3 /* fork now; that process takes the next EB_TEMPLATE_FORK */
+};
 
 /* Descriptors of a fork, in the order of their bits. */
 enum eb_template_fd {

@@ -81,7 +81,9 @@ def unchecked(made: type[V], /, **fields: object) -> V:
     take as long as all else that is done with it.
     """
     value = object.__new__(made)
-    store(value, **fields)
+    put = object.__setattr__
+    for name, content in fields.items():
+        put(value, name, content)
     return value
 
 

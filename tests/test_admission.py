@@ -31,7 +31,10 @@ class World:
         return self.now
 
     def admission(self, most: int | None = None) -> Admission:
-        return Admission(most, self.look, self.clock)
+        admission = Admission(most, self.look, self.clock)
+        # Of a machine with many processors.
+        admission._most_starting = 1000
+        return admission
 
     def has(self, available: int, share: float = 1.0) -> None:
         self.room = self.room._replace(available=available, share=share)
@@ -54,6 +57,35 @@ def test_max_running_counts_all_that_are_alive() -> None:
     assert admission.refusal(None) is Refusal.COUNT
     admission.end(1, is_held=True)
     assert admission.refusal(None) is None
+
+
+def test_only_some_start_at_once() -> None:
+    admission = World().admission()
+    admission._most_starting = 3
+    admission.begin(1, None, is_held=True)
+    assert begin(admission, 9, None, first=2) == 3
+    assert admission.refusal(None) is Refusal.STARTING
+    admission.started(3)
+    assert begin(admission, 9, None, first=5) == 1
+    admission.end(2, is_held=False)
+    assert begin(admission, 9, None, first=6) == 1
+    # Nobody starts twice.
+    admission.started(3)
+    assert admission.refusal(None) is Refusal.STARTING
+    assert admission.running == 5
+
+
+def test_what_cannot_start_keeps_nobody_waiting() -> None:
+    world = World()
+    admission = world.admission()
+    admission._most_starting = 3
+    assert begin(admission, 9, None) == 3
+    world.now += 0.2
+    assert begin(admission, 9, None, first=4) == 0
+    world.now += 0.1
+    assert begin(admission, 9, None, first=4) == 3
+    admission.end(1, is_held=False)
+    assert begin(admission, 9, None, first=7) == 0
 
 
 def test_young_runs_count_in_full() -> None:

@@ -23,7 +23,7 @@ from evalbox._host import host
 from evalbox._host.cgroups import CPU, MEMORY, PIDS
 from evalbox._launch import cgroup_base
 from evalbox._launch.cgroups import LauncherCgroups
-from evalbox.plan import plan_from_fields
+from evalbox.flat import plan_from_fields
 from evalbox.policy import CORE
 from leaks import launchers_of
 from probe import ends, open_directory

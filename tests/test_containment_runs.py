@@ -45,6 +45,24 @@ def test_nothing_survives_the_end_of_a_run(script: str) -> None:
         assert proc.marked(mark) == []
 
 
+@pytest.mark.parametrize("hold", [False, True], ids=["at once", "held"])
+def test_the_oom_killer_prefers_the_program_to_its_init(hold: bool) -> None:
+    with Executor() as executor:
+        executor.run(Plan(["cat"]))
+        (init,) = (pid for helper in proc.helpers() for pid in proc.children(helper))
+        before = _oom_score_adj(init)
+        executor.spawn(Plan(["cat"], stdin=PIPE, hold=hold))
+        proc.until(lambda: len(proc.children(init)) == 1, "the program is there")
+        (program,) = proc.children(init)
+        proc.until(lambda: _oom_score_adj(program) == 1000, "it comes first")
+        proc.until(lambda: _oom_score_adj(init) == before, "init does not")
+    assert before < 1000
+
+
+def _oom_score_adj(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="ascii"))
+
+
 SUBREAPER = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None)

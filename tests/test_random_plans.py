@@ -31,7 +31,7 @@ from evalbox import (
     TimedOut,
     UnsupportedError,
 )
-from evalbox.plan import plan_from_fields
+from evalbox.flat import plan_from_fields
 from evalbox.policy import PROPERTIES
 from leaks import watched_executor
 from proc import mark

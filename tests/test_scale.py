@@ -607,12 +607,11 @@ def test_an_error_is_told_instead_of_the_events_of_its_run(wire: Wire) -> None:
 
 
 def fake_slot(tier: str, serial: int) -> Any:
-    filters = SimpleNamespace(tier=tier)
-    return type("FakeSlot", (), {"launcher": SimpleNamespace(filters=filters), "ruleset": serial})()
+    return type("FakeSlot", (), {"has_own_kit": tier == "namespace", "ruleset": serial})()
 
 
 def fake_kit(tier: str, serial: int) -> Any:
-    return SimpleNamespace(tier=tier, serial=serial)
+    return SimpleNamespace(has_own_slots=tier == "namespace", serial=serial)
 
 
 def test_in_namespaces_an_idle_slot_serves_its_kit_only() -> None:

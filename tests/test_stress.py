@@ -327,6 +327,10 @@ class Chaos:
     def _kill_launcher(self) -> None:
         launcher = self.random.choice(launchers_of(self.crowd.executor))
         self.crowd.victims |= {slot.run_id for slot in launcher.slots.values()}
+        # Those that wait may be given to its inits before the executor knows.
+        loop = self.crowd.executor._loop
+        assert loop is not None
+        self.crowd.victims |= set(loop._dispatcher._queue)
         assert _kill(launcher.pid)
         self.killed["launcher"] += 1
         # Until the executor knows: what is spawned before may be hit too.

@@ -95,8 +95,6 @@ CHANCE = {
 @pytest.mark.parametrize("name", CHANCE)
 def test_two_runs_draw_different_numbers(name: str, tier: str, executor: Executor) -> None:
     modules = ["random", "tempfile", "uuid", *(["numpy.random"] if name == "numpy" else [])]
-    if name == "numpy":
-        pytest.importorskip("numpy")
     template = Template(modules, policy=_policy(tier))
     first, second = (executor.run(template.plan(CHANCE[name])).check().text for _ in range(2))
     assert first != second
@@ -122,7 +120,10 @@ TRACES = {
         "import resource; print(resource.getrlimit(resource.RLIMIT_FSIZE)[0] == 9)",
     ),
     "an umask": ("import os; os.umask(0)", "import os; print(os.umask(0o22) == 0)"),
-    "a priority": ("import os; os.nice(5)", "import os; print(os.nice(0) == 5)"),
+    "a priority": (
+        "import os; os.nice(15 - os.nice(0))",
+        "import os; print(os.nice(0) == 15)",
+    ),
     "a directory": ("import os; os.chdir('/')", "import os; print(os.getcwd() == '/')"),
     "a process": (
         "import os, time\nif os.fork() == 0:\n  os.setsid()\n  time.sleep(60)",
@@ -181,7 +182,7 @@ def test_a_run_reaches_neither_template_nor_keeper(executor: Executor) -> None:
     for _ in range(3):
         assert executor.run(attempt).check().text == "[]\n"
     # Control: they are there to be seen, so there was something to reach.
-    assert int(executor.run(template.plan(count)).check().text) == 4
+    assert int(executor.run(template.plan(count)).check().text) >= 4
 
 
 def test_siblings_do_not_reach_each_other(template: Template) -> None:
@@ -272,8 +273,12 @@ def test_one_that_dies_is_replaced_and_no_run_is_lost(template: Template) -> Non
         for number in range(3):
             output = executor.run(template.plan(f"print({number})"))
             assert output.check().text == f"{number}\n"
-            (pid,) = set(templates_alive()) - before
-            os.kill(pid, signal.SIGKILL)
+            # The template, and the process of the next run, which is there already.
+            doomed = sorted(set(templates_alive()) - before)
+            assert doomed
+            for pid in doomed[: number % 2 + 1]:
+                os.kill(pid, signal.SIGKILL)
+            executor.run(template.plan("pass")).check()
     assert set(templates_alive()) <= before
 
 
@@ -288,7 +293,7 @@ def test_it_is_started_anew_after_as_many_requests_as_were_asked_for(tier: str) 
 
 
 def test_what_a_preload_left_in_the_workspace_is_no_runs(tier: str, executor: Executor) -> None:
-    warmup = "import os; open(os.environ['HOME'] + '/left', 'w'); open('left', 'w')"
+    warmup = "import os; open(os.environ['HOME'] + '/left', 'w'); open(os.getcwd() + '/left', 'w')"
     template = Template(python="/usr/bin/python3", policy=_policy(tier), warmup=warmup)
     look = "import os; print([os.listdir(os.environ[n]) for n in ('HOME', 'TMPDIR')], os.listdir())"
     assert executor.run(template.plan(look)).text == "[[], []] ['main.py']\n"

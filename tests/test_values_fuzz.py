@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evalbox.errors import PlanError
+from evalbox.flat import PlanFields, plan_from_fields
 from evalbox.limits import LIMIT_FIELDS, Limits
-from evalbox.plan import PIPE, PLAN_FIELDS, File, Plan, PlanFields, plan_from_fields
+from evalbox.plan import PIPE, PLAN_FIELDS, File, Plan
 from evalbox.policy import ALL, Network, Policy, Syscalls
 from evalbox.schema import plan_schema
+from evalbox.warm import Warm
 
 LONG = settings(
     max_examples=200_000,
@@ -76,6 +78,7 @@ plan_fields = {
     "policy": st.just(Policy(system=False)) | junk,
     "stream": flags,
     "hold": flags,
+    "warm": st.none() | st.just(Warm(["json"])) | junk,
 }
 commands = some(st.sampled_from(["ls", "./a", "", b"x"]) | paths | st.binary(max_size=4))
 # A few fields at a time, or hardly any plan would be good in all of them.

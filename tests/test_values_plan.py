@@ -13,8 +13,9 @@ import pytest
 
 from evalbox._values import MAX_ARGUMENT
 from evalbox.errors import PlanError
+from evalbox.flat import PlanFields, plan_from_fields
 from evalbox.limits import LIMIT_FIELDS, KiB, Limits, MiB
-from evalbox.plan import PIPE, PLAN_FIELDS, File, Plan, PlanFields, plan_from_fields
+from evalbox.plan import PIPE, PLAN_FIELDS, File, Plan
 from evalbox.policy import CORE, POLICY_FIELDS, Network, Policy, Syscalls
 from value_samples import RICH_PLAN
 

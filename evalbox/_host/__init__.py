@@ -211,6 +211,17 @@ class Host:
         return tuple(lacking)
 
     @property
+    def why_cold(self) -> str:
+        """Why no run of this host can be forked from a template; "" when it can."""
+        abi = self.landlock.abi
+        if abi >= _TEMPLATE_ABI:
+            return ""
+        return (
+            f"Landlock ABI {abi} does not keep a run from signalling its template;"
+            f" Linux 6.12 has ABI {_TEMPLATE_ABI}"
+        )
+
+    @property
     def workspaces(self) -> list[str]:
         """Directories that can hold workspaces, the best first; runs in namespaces need none."""
         return [place.path for place in self.places if not place.why_not]
@@ -245,6 +256,7 @@ class Host:
             "own_uids": self.caller.own_uids,
             "workspaces": self.workspaces,
             "namespaces": not self.namespaces.why_not,
+            "templates": not self.why_cold,
             "cgroups": self.cgroups.to_dict(),
             "enforcement": {name: item.to_dict() for name, item in report.items()},
             "missing": [
@@ -254,6 +266,8 @@ class Host:
         }
 
 
+# Signals are scoped from then on: no run can stop or end its template.
+_TEMPLATE_ABI = 6
 _MACHINES = " or ".join(MACHINES)
 _NO_WORKSPACE = "set TMPDIR to a directory that can be written and is not mounted noexec"
 _NO_NOTIFICATION = (

@@ -34,7 +34,9 @@ from evalbox.workspace.flags import DIRECTORY
 # Too many processes or namespaces for now, or no memory: there are fewer when a run ends.
 _SHORT = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
 _START_SECONDS = 30.0
+# At the end each slot has a tree to die and a workspace to go, maybe on a busy host.
 _END_SECONDS = 30.0
+_END_SECONDS_OF_SLOT = 0.1
 _DYING_SECONDS = 0.1
 
 
@@ -278,7 +280,8 @@ class Launcher:
         """Ends every run and the launcher, and waits until nothing is left."""
         self.shut_down()
         if self.pidfd >= 0:
-            if not _is_readable(self.pidfd, _END_SECONDS):
+            patience = _END_SECONDS + _END_SECONDS_OF_SLOT * len(self.slots)
+            if not _is_readable(self.pidfd, patience):
                 raise InternalError(f"the launcher (pid {self.pid}) does not end")
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)

@@ -20,8 +20,6 @@ _LIBRARY = Path(__file__).parent.parent / "_interpreter.so"
 _LOADED_FROM = "/proc/self/fd/4"
 _INSIDE = Path(__file__).parent.parent / "template" / "inside.py"
 _MARK = "EVALBOX_TEMPLATE"
-# Signals are scoped from then on (Linux 6.12): no run can stop or end its template.
-_ABI = 6
 # Imports take seconds on a slow disk.
 _START_SECONDS = 60
 _NS = 10**9
@@ -33,9 +31,8 @@ def why_cold(plan: Plan) -> str:
 
 
 def reason_against(policy: Policy, program: Program) -> str:
-    abi = host().landlock.abi
-    if abi < _ABI:
-        return f"Landlock ABI {abi} does not keep a run from signalling it; Linux 6.12 has {_ABI}"
+    if reason := host().why_cold:
+        return reason
     if policy.on_denied == "kill":
         return 'with on_denied="kill" each program needs a listener of its own'
     if program.in_workspace:

@@ -131,6 +131,7 @@ def _facts(found: Host) -> Iterator[tuple[str, str]]:
     yield "workspaces", ", ".join(found.workspaces) or "no directory can hold them"
     yield "namespaces", found.namespaces.why_not or "each run gets its own"
     yield "cgroups", str(found.cgroups)
+    yield "templates", found.why_cold or "runs of Python can be forked from them"
 
 
 def _plain_table(rows: list[Row]) -> None:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Self, Unpack, overload
 from evalbox._values import Argument, optional, positive, shown
 from evalbox.errors import PlanError, UnsupportedError
 from evalbox.events import Event, SandboxId
+from evalbox.flat import PlanFields, plan_from_fields
 from evalbox.output import Output
-from evalbox.plan import Plan, PlanFields, plan_from_fields
+from evalbox.plan import Plan
 
 if TYPE_CHECKING:
     from evalbox.executor.loop import Loop
@@ -71,6 +72,7 @@ class Executor:
 
     - it is the first of those that wait;
     - fewer than `max_running` are alive (None: however many). Held runs are alive;
+    - not too many others are starting just now;
     - there are descriptors for it below the soft RLIMIT_NOFILE of this process;
     - the host's memory, and that of the cgroups of this process, can hold its
       `limits.memory`, besides what has been promised to those that have just

@@ -1,4 +1,4 @@
-"""Whether one more run may start: by how many run, and by the memory that they may still take.
+"""Whether one more run may start: by how many run or start, and by the memory of the host.
 
 A run counts with the whole of `limits.memory` while it is young, for nobody knows
 yet what it will use; later with what it really holds, which the host counts as
@@ -7,6 +7,11 @@ processor: where ten times as many threads want to run as there are processors, 
 stays young for ten times as long. So a thousand programs that wait or are small
 get in within seconds, and a few that fill their limits keep the others out.
 
+Only some start at the same time: more than keep the processors busy make each other
+slower, and runs that end at once would need an init each instead of sharing a few.
+A run has started when its init says so or when it has ended; one that does neither
+soon is stuck, and keeps nobody waiting.
+
 A held run has no memory of its own yet: it begins to count at its release. While
 none but held ones run, the next one goes in any case: nothing waits for ever.
 """
@@ -14,6 +19,7 @@ none but held ones run, the next one goes in any case: nothing waits for ever.
 from __future__ import annotations
 
 import enum
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +27,10 @@ from collections.abc import Callable
 from evalbox._host.memory import Room, room
 
 YOUNG = 0.25
+# That many start at once for each processor, and at the least.
+_STARTING_EACH = 8
+_STARTING_LEAST = 16
+_STUCK = 0.25
 # How old a look at the host may be that lets a run in, and one that keeps it out.
 _OLD = 0.1
 _TOO_OLD_TO_REFUSE = 0.01
@@ -32,6 +42,7 @@ class Refusal(enum.Enum):
     """Why a run has to wait."""
 
     COUNT = enum.auto()
+    STARTING = enum.auto()
     MEMORY = enum.auto()
 
 
@@ -52,6 +63,9 @@ class Admission:
         self.running = 0
         self.held = 0
         self._most = most
+        self._most_starting = max(_STARTING_LEAST, _STARTING_EACH * len(os.sched_getaffinity(0)))
+        # Run -> when it was given to its init.
+        self._starting: OrderedDict[int, float] = OrderedDict()
         self._look = look
         self._clock = clock
         # Run -> when it grows up, in `_lived`, and what it may take until then.
@@ -67,6 +81,8 @@ class Admission:
         """Why a run with this limit may not start now; None when it may."""
         if self._most is not None and self.running >= self._most:
             return Refusal.COUNT
+        if len(self._starting) >= self._most_starting and not self._is_one_stuck():
+            return Refusal.STARTING
         if memory is None or self.running == self.held or self._fits(memory):
             return None
         return Refusal.MEMORY
@@ -77,17 +93,32 @@ class Admission:
         if is_held:
             self.held += 1
         else:
-            self._reserve(run_id, memory)
+            now = self._clock()
+            self._starting[run_id] = now
+            self._reserve(run_id, memory, now)
 
     def release(self, run_id: int, memory: int | None) -> None:
         """A held run that has begun goes on, whether or not there is room by now."""
         self.held -= 1
-        self._reserve(run_id, memory)
+        self._reserve(run_id, memory, self._clock())
+
+    def started(self, run_id: int) -> None:
+        """Its init says so."""
+        self._starting.pop(run_id, None)
 
     def end(self, run_id: int, *, is_held: bool) -> None:
         self.running -= 1
         self.held -= is_held
+        self._starting.pop(run_id, None)
         self._unreserve(run_id)
+
+    def _is_one_stuck(self) -> bool:
+        """Whether the first of those that start is at it for too long; it counts no more then."""
+        run_id, since = next(iter(self._starting.items()))
+        if self._clock() - since < _STUCK:
+            return False
+        del self._starting[run_id]
+        return True
 
     # ---- memory
 
@@ -118,10 +149,9 @@ class Admission:
                 return
             self._unreserve(run_id)
 
-    def _reserve(self, run_id: int, memory: int | None) -> None:
+    def _reserve(self, run_id: int, memory: int | None, now: float) -> None:
         if memory is None:
             return
-        now = self._clock()
         if not self._young:
             # Nobody has grown up meanwhile.
             self._lived_until = now

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import select
+import time
 
 from evalbox import _native
 from evalbox._native import Wire
+from evalbox.errors import PlanError
 
 _FEW = 64
 
@@ -55,3 +58,12 @@ class Deadlines:
     def _arm(self, at: float | None) -> None:
         _native.set_timer(self._fd, at)
         self._armed = at
+
+
+def until_when(timeout: float | None) -> float:
+    """The moment until which to wait."""
+    if timeout is None:
+        return math.inf
+    if math.isnan(timeout):
+        raise PlanError("timeout must be a number of seconds or None, not nan")
+    return time.monotonic() + max(0.0, timeout)

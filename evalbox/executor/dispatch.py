@@ -29,7 +29,7 @@ _MOST_AT_ONCE = 8
 # The deadline of no run: ids begin with 1. What the queue waits for comes with some
 # event of ours, but for what others on this host give back.
 QUEUE = 0
-_MEMORY_PAUSE = 0.02
+_PAUSES = {Refusal.MEMORY: 0.02, Refusal.STARTING: 0.1}
 _SHORT_PAUSE = 0.2
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
@@ -99,6 +99,12 @@ class Dispatcher:
         if run.has_begun:
             self.admission.release(run.life.id, run.life.plan.limits.memory)
 
+    def started(self, run: Run, failed: Callable[[Run, EvalboxError], None]) -> None:
+        """The program of a run goes on by itself: the next may start."""
+        self.admission.started(run.life.id)
+        if self._queue:
+            self.go_on(failed)
+
     def forget(self, run: Run) -> None:
         """A run is over, in the queue or with an init."""
         if run.has_begun:
@@ -122,8 +128,8 @@ class Dispatcher:
         """Whether an init has the job; one that died meanwhile is passed over."""
         refusal = self.admission.refusal(run.life.plan.limits.memory)
         if refusal is not None:
-            if refusal is Refusal.MEMORY:
-                self._wait(_MEMORY_PAUSE)
+            if refusal in _PAUSES:
+                self._wait(_PAUSES[refusal])
             return False
         for _ in range(_DEAD_SLOTS):
             slot = self._take(run, kit)

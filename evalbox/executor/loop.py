@@ -32,7 +32,7 @@ from evalbox.errors import EvalboxError, InternalError, PlanError, SetupError
 from evalbox.events import Completed, Event, SandboxId, TimedOut
 from evalbox.executor import tokens
 from evalbox.executor.admission import Admission
-from evalbox.executor.deadlines import Deadlines
+from evalbox.executor.deadlines import Deadlines, until_when
 from evalbox.executor.dispatch import QUEUE, Dispatcher, as_setup_error
 from evalbox.executor.fleet import Fleet
 from evalbox.executor.outbox import Outbox
@@ -95,7 +95,7 @@ class Loop:
         raise InternalError(f"a run ended without an end: {events}")
 
     def poll(self, timeout: float | None) -> list[Event]:
-        until = _until(timeout)
+        until = until_when(timeout)
         outbox = self._outbox
         outbox.is_watched = True
         try:
@@ -255,6 +255,7 @@ class Loop:
         if report.type == ReportType.STARTED:
             self._apply(run, run.life.started(time.monotonic()))
             run.before = self._interference.sample()
+            self._dispatcher.started(run, self._fail)
             due = run.life.due()
             if due is not None:
                 self._deadlines.add(due, run.life.id)
@@ -392,12 +393,3 @@ class Loop:
         self._deadlines.close()
         self._outbox.close()
         self.wire.close()
-
-
-def _until(timeout: float | None) -> float:
-    """The moment until which to wait."""
-    if timeout is None:
-        return math.inf
-    if math.isnan(timeout):
-        raise PlanError("timeout must be a number of seconds or None, not nan")
-    return time.monotonic() + max(0.0, timeout)

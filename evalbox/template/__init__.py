@@ -19,8 +19,9 @@ from typing import Unpack
 from evalbox._values import Argument, StrPath, argument, instance, mapping, store
 from evalbox.errors import PlanError
 from evalbox.executor import run_on_shared
+from evalbox.flat import PlanFields, plan_from_fields
 from evalbox.output import Output
-from evalbox.plan import Content, Plan, PlanFields, plan_from_fields
+from evalbox.plan import Content, Plan
 from evalbox.policy import Policy
 from evalbox.warm import REQUESTS, SCRIPT, Warm
 

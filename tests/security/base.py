@@ -65,7 +65,7 @@ from typing import Any
 
 import evalbox
 from evalbox._syscall_table import NUMBERS
-from evalbox.plan import plan_from_fields
+from evalbox.flat import plan_from_fields
 from security.inside import ANSWER, PRELUDE
 from security.world import World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evalbox import Completed, Executor, Output, Plan, TimedOut
-from evalbox.plan import plan_from_fields
+from evalbox.flat import plan_from_fields
 from security.base import PYTHON, Context
 
 
