@@ -17,7 +17,7 @@ import pytest
 
 import evalbox
 import proc
-from evalbox import ALL, CORE, Output, UnsupportedError
+from evalbox import ALL, CORE, Output, Template, UnsupportedError
 from evalbox._host import host
 from probe import open_directory, python, witness
 
@@ -138,6 +138,16 @@ def test_a_process_outside_is_signalled_only_where_that_is_said() -> None:
         subprocess.run([sys.executable, "-c", SIGNAL, str(target.pid)], check=True)
     is_held = output.enforcement["signals"].level == "enforced"
     assert (output.exit_code != 0) == is_held, output.stderr.decode()
+
+
+def test_templates_are_there_from_the_abi_on_that_keeps_runs_from_signalling_them() -> None:
+    template = Template(["json"], python="/usr/bin/python3")
+    loaded = template.plan("import sys; print('json' in sys.modules)")
+    assert evalbox.Executor.run(loaded).text == f"{ABI >= 6}\n"
+    if ABI < 6:
+        assert f"Landlock ABI {ABI} " in template.why_cold
+    else:
+        assert template.why_cold == ""
 
 
 # ---- the namespace tier ----------------------------------------------------------------
