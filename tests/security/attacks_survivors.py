@@ -192,6 +192,11 @@ def kill_everybody(ctx: Context) -> str:
     """A process outside and a run beside it must live on."""
     other = ctx.world.fresh_witness()
     with Executor() as executor:
+        run_with(executor, ctx, "")
+        if ctx.enforcement["signals"].level != "enforced":
+            # It would end this very process: one that is reached says the same.
+            one = run_with(executor, ctx, f"import os; os.kill({other.pid}, 9)")
+            return "OK" if one.exit_code == 0 else "own"
         neighbour = executor.spawn(plan(ctx, ["sleep", "1000"]))
         output = run_with(executor, ctx, KILL_ALL)
         lives = other.poll() is None and executor.active_count == 1
