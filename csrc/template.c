@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 enum { IN_TMP = 2 };
-enum { STACK = 65536, ANSWER_MS = 10000, LOOK_MS = 100 };
+enum { STACK = 65536, ANSWER_MS = 10000, LOOK_MS = 100, RETRY_MS = 20 };
 
 static _Alignas(64) unsigned char stack[STACK];
 
@@ -53,20 +53,27 @@ hear(struct eb_template *template, int fd)
     template->said_size += size;
 }
 
-/* Between two runs only: nobody else is waited for. */
+/* Between two runs only: nobody else is killed and waited for.  Whatever came of the
+ * template, its imports or a run that was on its way is ours by then, and ends here. */
 void
 eb_template_end(struct eb_template *template)
 {
+    const struct timespec again = {.tv_nsec = RETRY_MS * (long)EB_MS};
+    sigset_t none;
+    sigemptyset(&none);
     if (template->pid <= 0)
         return;
-    kill(template->pid, SIGKILL);
-    waitpid(template->pid, NULL, __WALL);
     template->pid = 0;
-    /* The end of file ends a run that is parked.  The death of the keeper has killed the
-     * template, and made it ours. */
     eb_close(&template->sock);
-    while (waitpid(-1, NULL, 0) > 0)
-        continue;
+    do {
+        /* Only where the scope is proved is there a template. */
+        kill(-1, SIGKILL);
+        while (waitpid(-1, NULL, WNOHANG | __WALL) > 0)
+            continue;
+        if (waitpid(-1, NULL, WNOHANG | __WALL) < 0)
+            return;
+        ppoll(NULL, 0, &again, &none);
+    } while (!eb_init_terminated);
 }
 
 /* ---- start ---- */
@@ -164,7 +171,7 @@ say_hello(const struct eb_init *init, const struct start *start)
 
 /* Until it has run its text; what it writes meanwhile is kept. */
 static int
-wait_for_it(struct eb_template *template, const struct start *start)
+wait_for_it(const struct eb_init *init, struct eb_template *template, const struct start *start)
 {
     uint64_t until = eb_now() + start->view.job.limits.wall_time;
     struct eb_template_answer answer;
@@ -174,9 +181,13 @@ wait_for_it(struct eb_template *template, const struct start *start)
     for (;;) {
         const struct timespec look = {.tv_nsec = LOOK_MS * (long)EB_MS};
         struct pollfd fds[] = {{.fd = template->sock, .events = POLLIN},
-                               {.fd = start->errors, .events = POLLIN}};
-        if (ppoll(fds, 2, &look, &none) < 0)
-            fds[0].revents = fds[1].revents = 0;
+                               {.fd = start->errors, .events = POLLIN},
+                               {.fd = init->sock, .events = 0}};
+        if (ppoll(fds, 3, &look, &none) < 0)
+            fds[0].revents = fds[1].revents = fds[2].revents = 0;
+        /* The host is gone, or gave this init up. */
+        if (fds[2].revents)
+            return -EINTR;
         if (fds[1].revents & POLLIN)
             hear(template, start->errors);
         else if (fds[0].revents) {
@@ -223,7 +234,7 @@ start_process(struct eb_init *init, struct start *start)
     close_ends(start);
     int error = say_hello(init, start);
     if (error == 0)
-        error = wait_for_it(template, start);
+        error = wait_for_it(init, template, start);
     return init->status->stage == EB_STAGE_NONE ? error : -init->status->error;
 }
 
@@ -274,6 +285,7 @@ eb_template_order(struct eb_init *init, const struct eb_job *job, const void *pa
     *library = -1;
     template->order_size = sizeof *job + size;
     template->order = malloc(template->order_size);
+    template->error = template->order ? 0 : -ENOMEM;
     if (!template->order)
         return;
     memcpy(template->order, job, sizeof *job);
@@ -290,7 +302,7 @@ eb_template_ready(struct eb_init *init)
     struct eb_template *template = &init->template;
     struct eb_job job;
     if (!template->order)
-        return 0;
+        return template->error;
     memcpy(&job, template->order, sizeof job);
     struct pollfd fd = {.fd = template->sock, .events = 0};
     bool lives = template->pid > 0 && poll(&fd, 1, 0) == 0;
