@@ -94,7 +94,7 @@ def test_where_no_template_can_be_had_samples_are_graded_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As before Linux 6.12.
-    monkeypatch.setattr("evalbox._launch.warm._ABI", host().landlock.abi + 1)
+    monkeypatch.setattr("evalbox._host._TEMPLATE_ABI", host().landlock.abi + 1)
     with Executor() as executor:
         assert prepare(executor, sys.executable).warm is None
     assert grade_one("    return a + b").passed
