@@ -89,6 +89,8 @@ set_signals(void)
     sigaction(SIGCHLD, &nothing, NULL);
     /* Not SIG_IGN, which the program would inherit: execve resets handlers only. */
     sigaction(SIGPIPE, &nothing, NULL);
+    /* As the launcher. */
+    sigaction(SIGHUP, &nothing, NULL);
     sigaction(SIGTERM, &term, NULL);
 }
 

@@ -200,6 +200,16 @@ renew(const struct eb_template_order *order, const char *strings)
     return py.PyObject_CallFunction(eb_helper("renew"), "OO", argv, environment);
 }
 
+/* Init may look at the pipe when all is over. */
+static void
+say_that_it_begins(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    const uint64_t begun[2] = {0, (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec};
+    (void)!write(EB_TEMPLATE_FD, begun, sizeof begun);
+}
+
 static _Noreturn void
 begin_run(const struct eb_template_order *order, char *inside, const int *fds)
 {
@@ -212,6 +222,7 @@ begin_run(const struct eb_template_order *order, char *inside, const int *fds)
         py.PyErr_Print();
         _exit(127);
     }
+    say_that_it_begins();
     /* End of file: what comes now is the program's. */
     close(EB_TEMPLATE_FD);
     eb_script_run(script);
@@ -298,6 +309,9 @@ serve(void)
             _exit(0);
         memcpy(&order, buffer, sizeof order);
         if (order.type == EB_TEMPLATE_KILL) {
+            /* Of a run that could not be started, the parked process is all there is. */
+            if (is_parked)
+                _exit(0);
             kill(-1, SIGKILL);
             continue;
         }
@@ -316,6 +330,8 @@ serve(void)
         }
         for (int i = 0; i < packet.n_fds; i++)
             close(packet.fds[i]);
+        /* Its arguments and variables are no other run's. */
+        memset(buffer, 0, (size_t)got);
         answer(pid);
     }
 }

@@ -80,6 +80,9 @@ reset_process(void)
         sigaction(signal, &action, NULL);
     action.sa_handler = on_sigchld;
     sigaction(SIGCHLD, &action, NULL);
+    /* A run that shares our session can bring a stopped process into our group; when that is
+     * orphaned, the kernel sends SIGHUP to all of it (setpgid(2)). */
+    sigaction(SIGHUP, &action, NULL);
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_SETMASK, &set, NULL);

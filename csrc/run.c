@@ -119,10 +119,10 @@ check_time(struct run *run)
 }
 
 static void
-on_execve(struct run *run)
+on_execve(struct run *run, uint64_t begun)
 {
     run->execed = true;
-    run->started = eb_now();
+    run->started = begun;
     eb_meter_start(&run->meter, run->started);
 }
 
@@ -195,16 +195,20 @@ take_denial(struct run *run)
     stop(run, EB_CAUSE_DENIED);
 }
 
-/* A run of a template shares no memory with us to say so. */
-static void
-read_failure(struct run *run)
+/* A run of a template shares no memory with us: it says where it failed, or when it began. */
+static uint64_t
+read_notice(struct run *run)
 {
-    uint32_t report[2];
-    ssize_t n = read(run->spawn.pipes.notice, report, sizeof report);
-    if (n != (ssize_t)sizeof report || report[0] >= EB_STAGE_COUNT)
-        return;
-    run->spawn.status->stage = report[0];
-    run->spawn.status->error = (int32_t)report[1];
+    union {
+        uint32_t failure[2];
+        uint64_t begun[2]; /* zero, and the time */
+    } said;
+    ssize_t n = read(run->spawn.pipes.notice, &said, sizeof said);
+    if (n == (ssize_t)sizeof said.failure && said.failure[0] < EB_STAGE_COUNT) {
+        run->spawn.status->stage = said.failure[0];
+        run->spawn.status->error = (int32_t)said.failure[1];
+    }
+    return n == (ssize_t)sizeof said.begun ? eb_smaller(said.begun[1], eb_now()) : eb_now();
 }
 
 /* End of file on the notice pipe: execve closed it, or the child died before. */
@@ -212,13 +216,12 @@ static void
 take_notice(struct run *run)
 {
     struct eb_pipes *pipes = &run->spawn.pipes;
-    if (run->init->template.pid > 0)
-        read_failure(run);
+    uint64_t begun = run->init->template.pid > 0 ? read_notice(run) : eb_now();
     eb_close(&pipes->notice);
     if (pipes->channel >= 0)
         pipes->listener = eb_spawn_listener(pipes->channel);
     if (run->spawn.status->stage == EB_STAGE_NONE)
-        on_execve(run);
+        on_execve(run, begun);
 }
 
 /* One end of file is followed by the other and by the end of the program for the most
@@ -261,12 +264,14 @@ take_turn(struct run *run)
         stop(run, EB_CAUSE_KILLED);
 }
 
-/* The template has died since the last run, or of this one: the next one has it. */
+/* A template that has died before it got the order has forked nothing: the next one does.
+ * Where only the answer is missing, the run may have begun.  It is ended, not repeated. */
 static void
 start_again(struct run *run)
 {
+    int error = run->spawn.status->error;
     eb_pipes_close(&run->spawn.pipes);
-    if (eb_template_renew(run->init) == 0)
+    if (eb_template_renew(run->init) == 0 && (error == EPIPE || error == ECONNRESET))
         run->pid = eb_spawn(&run->spawn);
 }
 
@@ -291,7 +296,7 @@ start(struct run *run)
     if (run->spawn.pipes.notice >= 0)
         return;
     if (run->spawn.status->stage == EB_STAGE_NONE)
-        on_execve(run);
+        on_execve(run, eb_now());
 }
 
 /* The child never reached its program: that is ours to report, not its exit, unless

@@ -17,6 +17,7 @@
  *   spawn.c     a job made into a child
  *   child.c     between clone and execve: a fixed list of system calls
  *   template.c  an interpreter from which runs are forked (template.h)
+ *   template_start.c  its start
  *   interpreter.c, script.c  inside that interpreter (cpython.h)
  *   landlock.c  rules made into a ruleset (evalbox.h)
  *   cgroup.c    the cgroups of a slot (cgroup.h)

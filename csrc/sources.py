@@ -33,6 +33,7 @@ LAUNCHER = [
     "ready.c",
     "spawn.c",
     "template.c",
+    "template_start.c",
     "child.c",
     "protocol.c",
     "watch.c",

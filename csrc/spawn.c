@@ -244,7 +244,8 @@ run_child(struct eb_spawn *spawn, struct ends *ends, int cwd_fd)
         .parent = getpid(),
         .filter = spawn->runtime->child_filter,
         .listen = spawn->runtime->listen,
-        .own_session = !spawn->runtime->scoped,
+        /* Nor may it move a process into the group of its template, and so end that. */
+        .own_session = !spawn->runtime->scoped || spawn->template->pid > 0,
         .cgroups = {-1, -1, -1},
     };
     int error = eb_cgroup_begin(spawn->cgroup, job->limits.memory, job->limits.processes);

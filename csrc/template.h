@@ -54,4 +54,7 @@ struct eb_template_answer {
     int32_t pid;
 };
 
+/* template_start.c: -errno, and what it said is kept. */
+int eb_template_start(struct eb_init *init);
+
 #endif

@@ -14,6 +14,7 @@ the host itself did to it counts.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 from dataclasses import dataclass, field
 
@@ -271,12 +272,24 @@ def _how_it_ended(report: Report) -> tuple[Status, int | None, int | None]:
     return Status.EXITED, os.WEXITSTATUS(report.wait_status), None
 
 
+# What the errno of a template that did not come up stands for.
+_NO_TEMPLATE = {
+    errno.ECHILD: "the interpreter ended before it was ready",
+    errno.ETIMEDOUT: "the interpreter was not ready in time",
+}
+_LAST_LINES = 3
+
+
+def _why_no_template(report: Report, message: str) -> str:
+    said = bytes(report.stderr).decode("utf-8", "replace").strip().splitlines()
+    return "; ".join((_NO_TEMPLATE.get(report.error, message), *said[-_LAST_LINES:]))
+
+
 def _setup_error(report: Report, stage: str, plan: Plan) -> SetupError:
     message = os.strerror(report.error)
     if stage == "execve":
         program = plan.cmd[0] if plan.executable is None else plan.executable
         message = f"{os.fsdecode(program)}: {message}"
     if stage == "template":
-        said = bytes(report.stderr).decode("utf-8", "replace").strip().splitlines()
-        message = f"{message}; it said: {said[-1]}" if said else message
+        message = _why_no_template(report, message)
     return SetupError(stage, report.error, message)

@@ -305,7 +305,9 @@ def _check_warm(plan: Plan) -> None:
     if os.fsencode(plan.cmd[1]).startswith((b"-", b"/")):
         raise PlanError(f"with warm=, cmd[1] is a file of the plan, not {shown(plan.cmd[1])}")
     if name := warm.refuses(plan.env):
-        raise PlanError(f"{name} is read when the interpreter starts: put it into warm.env")
+        raise PlanError(
+            f"{name} is read when the interpreter starts: put it into the template's env="
+        )
 
 
 def _check_total(plan: Plan) -> None:

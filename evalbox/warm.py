@@ -68,7 +68,7 @@ class Warm:
             env=FrozenMap({text(k, "env"): text(v, "env") for k, v in _pairs(env)}),
             requests=_requests(requests),
         )
-        size = len(self.warmup.encode()) + sum(map(len, self.preload))
+        size = len(repr((self.preload, self.warmup)).encode("utf-8", "surrogatepass"))
         if size > TEXT_LIMIT:
             raise PlanError(f"preload and warmup take {size} bytes, and {TEXT_LIMIT} fit")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -389,6 +390,7 @@ WRONG: dict[str, tuple[type[Any], dict[str, Any], str]] = {
     "a string": (Warm, {"preload": "json"}, "preload"),
     "no requests": (Warm, {"requests": 0}, "1 or more"),
     "too long": (Warm, {"warmup": "x" * 70000}, "65536"),
+    "too long as sent": (Warm, {"warmup": "\x01" * 20000}, "65536"),
     "no policy": (Template, {"policy": 3}, "policy"),
 }
 
@@ -434,3 +436,94 @@ def test_a_policy_for_which_no_run_can_be_warm_says_so(executor: Executor) -> No
     assert ("listener" if has_any else "Landlock ABI") in template.why_cold
     plan = template.plan("import sys; print('json' in sys.modules)")
     assert executor.run(plan).text == "False\n"
+
+
+# ---- what one run tried against the next ---------------------------------------------
+
+
+def test_variables_of_a_run_are_nowhere_in_the_memory_of_the_next(
+    template: Template, executor: Executor
+) -> None:
+    secret = "SECRET-" + "s" * 40
+    look = f"""
+import ctypes, os, sys
+at = ctypes.cast(ctypes.CDLL(None).__libc_start_main, ctypes.c_void_p).value & ~4095
+read, write = os.pipe()
+found = False
+needle = {secret[::-1]!r}[::-1].encode()
+libc = ctypes.CDLL(None)
+for page in range(64):
+    if libc.write(write, ctypes.c_void_p(at + page * 4096), 4096) != 4096:
+        break
+    found = found or needle in os.read(read, 4096)
+print(found)
+"""
+    hiding = template.plan("pass", env={"A": "a" * 3000, "Z": secret})
+    with Executor() as fresh:
+        fresh.run(hiding).check()
+        assert [fresh.run(template.plan(look)).check().text for _ in range(2)] == ["False\n"] * 2
+
+
+ORPHANS = """
+import os, signal, time
+def joined():
+    for pid in range(os.getpid() - 1, max(1, os.getpid() - 400), -1):
+        try:
+            os.setpgid(0, pid)
+            return True
+        except OSError:
+            continue
+    return False
+child = os.fork()
+if child == 0:
+    os.write(1, b'joined ' if joined() else b'alone ')
+    if os.fork() == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.1)
+    os._exit(0)
+os.waitpid(child, 0)
+time.sleep(0.1)
+print('done')
+"""
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_stopped_process_in_an_orphaned_group_ends_nobody_else(
+    warm: bool, template: Template
+) -> None:
+    """The kernel sends SIGHUP to all of that group, whatever Landlock says."""
+    with Executor() as executor:
+        seed = "print(hash('x'))"
+        before = executor.run(template.plan(seed)).text
+        plan = template.plan(ORPHANS)
+        output = executor.run(plan if warm else replace_warm(plan))
+        assert (output.status, output.text.split()[-1]) == (Status.EXITED, "done")
+        assert executor.run(template.plan(seed)).text == before
+
+
+def test_what_a_warmup_leaves_running_does_not_hold_up_its_end(tier: str) -> None:
+    warmup = "import subprocess, builtins\nbuiltins.p = subprocess.Popen(['/bin/sleep', '1000'])"
+    template = Template(python="/usr/bin/python3", policy=_policy(tier), warmup=warmup, requests=1)
+    with Executor() as executor:
+        for number in range(3):
+            assert executor.run(template.plan(f"print({number})")).text == f"{number}\n"
+
+
+def test_the_interpreter_of_a_virtual_environment_below_tmp_stays(
+    tier: str, tmp_path: Path
+) -> None:
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", tmp_path / "v"], check=True)
+    tmp_path.chmod(0o755)
+    python = str(tmp_path / "v/bin/python")
+    template = Template(python=python, policy=_policy(tier))
+    with Executor() as executor:
+        seen = {executor.run(template.plan("print(hash('x'))")).check().text for _ in range(3)}
+    assert len(seen) == 1
+
+
+def test_a_file_that_is_the_script_of_another_directory_is_kept_or_refused() -> None:
+    template = Template(["json"])
+    with pytest.raises(evalbox.PlanError, match=r"sub/main\.py"):
+        template.plan("pass", cwd="sub", files={"sub/main.py": "x"})
+    plan = template.plan("pass", cwd="sub", files={"main.py": "x"})
+    assert set(plan.files) == {"main.py", "sub/main.py"}

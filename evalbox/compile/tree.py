@@ -117,7 +117,13 @@ def mounts(
     found.append(Mount(MountKind.PROC, "/proc", access=int(proc)))
     hidden = (f"/proc/{name}" for name in _HIDDEN)
     found += (Mount(MountKind.HIDE, path) for path in hidden if not _granted(path, rules))
-    found += (Mount(MountKind.LINK, at, target) for at, target in _all_links(policy, program))
+    # One in a granted directory comes with that; of "/" what is in it is bound, without links.
+    bound = [rule for rule in rules if rule.path != "/"]
+    found += (
+        Mount(MountKind.LINK, at, target)
+        for at, target in _all_links(policy, program)
+        if not _granted(os.path.dirname(at), bound)
+    )
     for rule in rules:
         found += _binds(rule, file_ids)
     if policy.system:

@@ -89,10 +89,11 @@ class Template:
         taken = {"policy", "executable", "warm"} & fields.keys()
         if taken:
             raise PlanError(f"{taken.pop()}= is the template's")
-        if any(os.fspath(name) == SCRIPT for name in files):
-            raise PlanError(f"files has a {SCRIPT}, which is the name of the code itself")
+        script = _script_in(fields.get("cwd", "."))
+        if any(os.path.normpath(os.fspath(name)) == script for name in files):
+            raise PlanError(f"files has a {script}, which is the name of the code itself")
         fields["policy"] = self.policy
-        fields["files"] = {**files, _script_in(fields.get("cwd", ".")): code}
+        fields["files"] = {**files, script: code}
         fields["warm"] = self.warm
         return plan_from_fields((self.python, SCRIPT, *args), **fields)
 
