@@ -8,7 +8,7 @@
  * stack and `status`, which is how it reports: a stage and an errno in memory
  * shared with init, which the program never has.
  *
- * A run of a template does the same after its fork, in the template's memory; its
+ * A run of a template does the same after its fork, in a copy of the template's memory; its
  * `status` is its own then, and `report_fd` is how it reports.
  *
  * The order matters:

@@ -4,7 +4,7 @@
  * It runs beside the program that changes the tree, so it climbs back through
  * ".." only after checking that it is the directory it came from, and gives
  * up (with what it counted so far) when the tree was moved meanwhile. */
-#include "runtime.h"
+#include "meter.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -191,17 +191,13 @@ struct eb_control {
 
 /* ---- protocol.c: host -> init -------------------------------------------- */
 
-enum eb_order_type {
-    EB_ORDER_RUN = 1,
-    EB_ORDER_KILL = 2,
-    EB_ORDER_TEMPLATE = 12 /* a job that starts an interpreter from which later runs are forked;
-                             its stdin is what the interpreter is told first, its wall time
-                             how long that may take */
-};
+/* A template is a job that starts an interpreter from which later runs are forked; its
+ * stdin is what the interpreter is told first, its wall time how long that may take. */
+enum eb_order_type { EB_ORDER_RUN = 1, EB_ORDER_KILL = 2, EB_ORDER_TEMPLATE = 12 };
 
 #define EB_JOB_STREAM 1 /* send output as it comes */
-#define EB_JOB_HOLD 2 /* stop before execve until EB_JOB_FD_GATE is written */
-#define EB_JOB_KEEP 4 /* leave the workspace as it is at the end */
+#define EB_JOB_HOLD 2   /* stop before execve until EB_JOB_FD_GATE is written */
+#define EB_JOB_KEEP 4   /* leave the workspace as it is at the end */
 
 /* Descriptors attached to a job, in the order of their bits. */
 #define EB_JOB_FD_RULESET 1
@@ -249,7 +245,7 @@ enum eb_report_type {
     EB_REPORT_STDOUT = 2, /* payload: bytes */
     EB_REPORT_STDERR = 3,
     EB_REPORT_ENDED = 4, /* payload: stdout, stderr; or both in memfds */
-    EB_REPORT_READY = 5 /* an init in namespaces has its files: + the workspace; or stage
+    EB_REPORT_READY = 5  /* an init in namespaces has its files: + the workspace; or stage
                             and error, and in denied_nr which mount it was, -1 for none */
 };
 
@@ -266,10 +262,10 @@ enum eb_cause {
     EB_CAUSE_SETUP = 8
 };
 
-#define EB_REPORT_EXECED 1 /* execve succeeded */
+#define EB_REPORT_EXECED 1    /* execve succeeded */
 #define EB_REPORT_TRUNCATED 2 /* output beyond the limit was dropped */
-#define EB_REPORT_IN_FDS 4 /* stdout and stderr are in two attached memfds */
-#define EB_REPORT_DIRTY 8 /* the workspace could not be emptied */
+#define EB_REPORT_IN_FDS 4    /* stdout and stderr are in two attached memfds */
+#define EB_REPORT_DIRTY 8     /* the workspace could not be emptied */
 
 struct eb_report {
     uint32_t type;

@@ -12,6 +12,7 @@
  * SIGTERM asks for an orderly end (status and accounts are not lost, as they
  * would be with SIGKILL).  SIGPIPE, when a program closes its input, does nothing. */
 #include "kernel.h"
+#include "meter.h"
 #include "runtime.h"
 
 #include <errno.h>
@@ -217,17 +218,12 @@ wait_for_order(const struct eb_init *init)
     }
 }
 
-/* Those of which the job does not speak are closed. */
 static struct eb_job_fds
 sort_descriptors(uint32_t bits, const struct eb_packet *packet)
 {
-    int slots[EB_JOB_FDS];
-    int used = 0;
-    for (int i = 0; i < EB_JOB_FDS; i++)
-        slots[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
-    for (int i = used; i < packet->n_fds; i++)
-        close(packet->fds[i]);
-    return (struct eb_job_fds){slots[0], slots[1], slots[2], slots[3], slots[4]};
+    int places[EB_JOB_FDS];
+    eb_packet_sort(packet, bits, places, EB_JOB_FDS);
+    return (struct eb_job_fds){places[0], places[1], places[2], places[3], places[4]};
 }
 
 /* Keeps a new ruleset for this and the next runs. */

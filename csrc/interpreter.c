@@ -9,8 +9,7 @@
  *
  * A run is forked by a child that borrows our memory (vfork) and ends at once: the run
  * is then a child of init, and still fork() has done all that the C library and the
- * modules want done.
- */
+ * modules want done. */
 #include "cpython.h"
 #include "kernel.h"
 #include "template.h"
@@ -284,13 +283,25 @@ park(void)
     return false;
 }
 
-/* Each in its place; -1 where there is none. */
+/* In the run it does not return, which has its own copy of `packet`. */
 static void
-sort_descriptors(uint32_t bits, const struct eb_packet *packet, int *fds)
+take_fork(const struct eb_template_order *order, struct eb_packet *packet, bool is_parked)
 {
-    int used = 0;
-    for (int i = 0; i < EB_TEMPLATE_FDS; i++)
-        fds[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
+    int fds[EB_TEMPLATE_FDS];
+    pid_t pid = is_parked ? 0 : fork_child();
+    if (is_parked) {
+        answer(getpid());
+        close(parked_by);
+    }
+    if (pid == 0) {
+        eb_packet_sort(packet, order->fds, fds, EB_TEMPLATE_FDS);
+        begin_run(order, (char *)packet->data + sizeof *order, fds);
+    }
+    for (int i = 0; i < packet->n_fds; i++)
+        close(packet->fds[i]);
+    /* Its arguments and variables are no other run's. */
+    memset(packet->data, 0, packet->size);
+    answer(pid);
 }
 
 static void
@@ -298,7 +309,6 @@ serve(void)
 {
     static _Alignas(16) char buffer[EB_MESSAGE_MAX];
     struct eb_template_order order;
-    int fds[EB_TEMPLATE_FDS];
     bool is_parked = false;
     for (;;) {
         struct eb_packet packet = {.data = buffer};
@@ -308,31 +318,15 @@ serve(void)
         if (got < (ssize_t)sizeof order)
             _exit(0);
         memcpy(&order, buffer, sizeof order);
-        if (order.type == EB_TEMPLATE_KILL) {
-            /* Of a run that could not be started, the parked process is all there is. */
-            if (is_parked)
-                _exit(0);
-            kill(-1, SIGKILL);
-            continue;
-        }
-        if (order.type == EB_TEMPLATE_PARK) {
+        if (order.type == EB_TEMPLATE_FORK)
+            take_fork(&order, &packet, is_parked);
+        else if (order.type == EB_TEMPLATE_PARK)
             is_parked = park();
-            continue;
-        }
-        pid_t pid = is_parked ? 0 : fork_child();
-        if (is_parked) {
-            answer(getpid());
-            close(parked_by);
-        }
-        if (pid == 0) {
-            sort_descriptors(order.fds, &packet, fds);
-            begin_run(&order, buffer + sizeof order, fds);
-        }
-        for (int i = 0; i < packet.n_fds; i++)
-            close(packet.fds[i]);
-        /* Its arguments and variables are no other run's. */
-        memset(buffer, 0, (size_t)got);
-        answer(pid);
+        else if (is_parked)
+            /* Of a run that could not be started, the parked process is all there is. */
+            _exit(0);
+        else
+            kill(-1, SIGKILL);
     }
 }
 

@@ -13,6 +13,7 @@
  * child of the host holds a copy): when the host is gone, every tree dies and
  * the workspaces are removed. */
 #include "kernel.h"
+#include "meter.h"
 #include "runtime.h"
 
 #include <errno.h>

@@ -4,7 +4,7 @@
  * processes without a cgroup: they are looked at, often enough to matter and
  * seldom enough to cost little.  CPU time is exact again at the end, when
  * everything was waited for; so is what lies in the workspace. */
-#include "runtime.h"
+#include "meter.h"
 
 #include <time.h>
 #include <unistd.h>

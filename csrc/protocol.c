@@ -139,6 +139,16 @@ eb_packet_receive(int sock, struct eb_packet *packet, size_t capacity, int flags
     return got;
 }
 
+void
+eb_packet_sort(const struct eb_packet *packet, uint32_t bits, int *places, int n_places)
+{
+    int used = 0;
+    for (int i = 0; i < n_places; i++)
+        places[i] = (bits & (1U << i)) && used < packet->n_fds ? packet->fds[used++] : -1;
+    for (int i = used; i < packet->n_fds; i++)
+        close(packet->fds[i]);
+}
+
 int
 eb_packet_send(int sock, const struct iovec *parts, int n_parts, const int *fds, int n_fds,
                int flags)

@@ -2,7 +2,7 @@
 #ifndef EB_RUN_H
 #define EB_RUN_H
 
-#include "runtime.h"
+#include "meter.h"
 
 struct run {
     struct eb_init *init;

@@ -10,7 +10,7 @@
  *   init.c      persistent supervisor of one run at a time: relay, limits, report
  *   run.c       one run from its job on: what ends it
  *   finish.c    its end: tree, report, traces
- *   limits.c    CPU time, memory and disk against their limits; accounts
+ *   limits.c    CPU time, memory and disk against their limits; accounts (meter.h)
  *   relay.c     the program's pipes, to and from the host
  *   capture.c   output kept whether or not the host reads
  *   ready.c     what the next run will need (ready.h)
@@ -25,8 +25,8 @@
  *   cgroups.c   those of a launcher (cgroup.h)
  *   clone.c     a child made inside a cgroup (cgroup.h)
  *   protocol.c  messages: encode, decode, descriptors
- *   watch.c     memory and CPU time of a process tree, from /proc
- *   disk.c      bytes used by a directory tree
+ *   watch.c     memory and CPU time of a process tree, from /proc (meter.h)
+ *   disk.c      bytes used by a directory tree (meter.h)
  *   tree.c      directories removed through descriptors (evalbox.h)
  *   workspace.c the directories of a workspace between two runs */
 #ifndef EB_RUNTIME_H
@@ -124,6 +124,9 @@ void eb_job_strings(const struct eb_job_view *view, char **argv, char **envp);
 int eb_tree_decode(const void *data, size_t size, struct eb_tree_view *view);
 /* Receives one message; 0 at end of file, -EBADMSG when truncated. */
 ssize_t eb_packet_receive(int sock, struct eb_packet *packet, size_t capacity, int flags);
+/* The descriptors of a message, each in the place of its bit, -1 where there is none;
+ * those of which `bits` does not speak are closed. */
+void eb_packet_sort(const struct eb_packet *packet, uint32_t bits, int *places, int n_places);
 /* Sends `parts` and descriptors as one message. */
 int eb_packet_send(int sock, const struct iovec *parts, int n_parts, const int *fds, int n_fds,
                    int flags);
@@ -365,69 +368,11 @@ void eb_relay_finish(struct eb_relay *relay, const struct eb_init *init);
 void eb_relay_report(const struct eb_init *init, const struct iovec *parts, int n_parts,
                      const int *fds, int n_fds);
 
-/* ---- watch.c ---- */
-
-/* CPU time and memory of a process tree.  `lost` keeps the CPU time of
- * children that nobody waited for (SIGCHLD ignored): it vanishes from /proc
- * without ever reaching a parent. */
-struct eb_watch {
-    int proc; /* descriptor of /proc */
-    pid_t template; /* keeper of the template, which is no part of the run; 0: none */
-    uint64_t cpu_seen;
-    uint64_t lost;
-};
-struct eb_sample {
-    uint64_t cpu_time; /* of live processes and what they waited for, ns */
-    uint64_t resident; /* sum of resident sets, bytes; counts shared pages often */
-};
-void eb_watch_sample(const struct eb_watch *watch, struct eb_sample *sample);
-/* Proportional anonymous and shared memory of the tree that was sampled last, in
- * bytes, each page once; read as `uid`. */
-uint64_t eb_watch_memory(const struct eb_watch *watch, uint32_t uid);
-/* Threads that run or could run now, on the whole host. */
-uint64_t eb_watch_runnable(int proc);
-/* The children of this process, zombies included. */
-size_t eb_watch_children(int proc, pid_t *pids, size_t capacity);
-/* Without a scope: our children, and theirs as they become ours. */
-void eb_watch_kill_children(int proc);
-
-/* ---- disk.c ---- */
-
-/* Bytes held by the directory tree, at least 1 KiB for each entry. */
-uint64_t eb_disk_usage(int dirfd, uint64_t stop_at);
-
 /* ---- limits.c ---- */
 
 /* Nanoseconds of the monotonic clock. */
 uint64_t eb_now(void);
 uint64_t eb_smaller(uint64_t a, uint64_t b);
-
-/* What one run uses. */
-struct eb_meter {
-    const struct eb_init *init;
-    const struct eb_job *job;
-    struct eb_watch watch;
-    uint64_t user; /* of processes that were waited for */
-    uint64_t system;
-    uint64_t peak;
-    uint64_t processes; /* 0: not counted */
-    uint64_t next_look;
-    uint64_t next_disk_look;
-};
-/* The program runs since `now`. */
-void eb_meter_start(struct eb_meter *meter, uint64_t now);
-/* A process was waited for. */
-void eb_meter_add(struct eb_meter *meter, const struct rusage *usage);
-/* When to look next. */
-uint64_t eb_meter_due(const struct eb_meter *meter);
-/* The OOM killer may have been there. */
-enum eb_cause eb_meter_memory(const struct eb_meter *meter);
-/* The limit that is passed, or EB_CAUSE_EXIT. */
-enum eb_cause eb_meter_look(struct eb_meter *meter, uint64_t now);
-/* No process is left: to be called once, before settling. */
-void eb_meter_close(struct eb_meter *meter);
-/* The same as a look when no process is left: to the last byte and nanosecond. */
-enum eb_cause eb_meter_settle(const struct eb_meter *meter, bool untouched);
 
 /* ---- workspace.c ---- */
 

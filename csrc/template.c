@@ -39,11 +39,12 @@ eb_template_end(struct eb_template *template)
     template->pid = 0;
     eb_close(&template->sock);
     do {
+        pid_t ended;
         /* Only where the scope is proved is there a template. */
         kill(-1, SIGKILL);
-        while (waitpid(-1, NULL, WNOHANG | __WALL) > 0)
+        while ((ended = waitpid(-1, NULL, WNOHANG | __WALL)) > 0)
             continue;
-        if (waitpid(-1, NULL, WNOHANG | __WALL) < 0)
+        if (ended < 0)
             return;
         ppoll(NULL, 0, &again, &none);
     } while (!eb_init_terminated);
@@ -172,7 +173,7 @@ eb_template_fork(struct eb_template *template, const struct eb_child *child,
 }
 
 static bool
-order(const struct eb_template *template, enum eb_template_type type)
+send_order(const struct eb_template *template, enum eb_template_type type)
 {
     struct eb_template_order order = {.type = type};
     struct iovec part = {.iov_base = &order, .iov_len = sizeof order};
@@ -183,11 +184,11 @@ order(const struct eb_template *template, enum eb_template_type type)
 bool
 eb_template_kill(const struct eb_template *template)
 {
-    return order(template, EB_TEMPLATE_KILL);
+    return send_order(template, EB_TEMPLATE_KILL);
 }
 
 void
 eb_template_park(const struct eb_template *template)
 {
-    order(template, EB_TEMPLATE_PARK);
+    send_order(template, EB_TEMPLATE_PARK);
 }

@@ -11,7 +11,7 @@
  *     anybody's cutime: the sum then falls, and the fall is what was lost;
  *   - from vfork to execve a child has the memory of its parent, not a share of it:
  *     both show all of it, and the thread that waits is in state D. */
-#include "runtime.h"
+#include "meter.h"
 
 #include <dirent.h>
 #include <errno.h>
