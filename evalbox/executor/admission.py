@@ -134,9 +134,13 @@ class Admission:
         return self._has_room(memory)
 
     def _has_room(self, memory: int) -> bool:
+        room = self._room
+        return room.capacity == 0 or self._reserved + self._counted(memory) <= room.available
+
+    def _counted(self, memory: int) -> int:
+        """What a young run counts for."""
         capacity = self._room.capacity
-        needed = min(memory, capacity // _MOST_OF_MEMORY)
-        return capacity == 0 or self._reserved + needed <= self._room.available
+        return min(memory, capacity // _MOST_OF_MEMORY) if capacity else memory
 
     def _look_again(self, now: float) -> None:
         self._room = self._look()
@@ -158,8 +162,7 @@ class Admission:
         elif now - self._lived_until >= _OLD:
             self._look_again(now)
         grown_up = self._lived + (now - self._lived_until) + YOUNG
-        capacity = self._room.capacity
-        needed = min(memory, capacity // _MOST_OF_MEMORY) if capacity else memory
+        needed = self._counted(memory)
         self._young[run_id] = (grown_up, needed)
         self._reserved += needed
 

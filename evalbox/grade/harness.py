@@ -36,12 +36,17 @@ DEFAULT_LIMITS: Final = Limits(wall_time=5.0, output=MiB, disk=16 * MiB)
 # Loads the modules under their own names without the packages around them, which
 # would read half of evalbox. Compiling them costs as much as the interpreter's
 # start, so it is done once and by the interpreter that will load them.
+_EXECUTE = """
+import sys
+for name, code in modules:
+    module = sys.modules[name] = type(sys)(name)
+    exec(code, module.__dict__)
+"""
 _LOAD = f"""
-import marshal, sys
+import marshal
 with open({HARNESS!r}, "rb") as file:
-    for name, code in marshal.load(file):
-        module = sys.modules[name] = type(sys)(name)
-        exec(code, module.__dict__)
+    modules = marshal.load(file)
+{_EXECUTE}
 """
 _RUN = f"{_LOAD}module.main()"
 _PREPARE = f"""
@@ -61,12 +66,10 @@ module.hide_memory()
 
 
 # The same in a template: the modules are loaded before there is a run.
-_PRELOAD: Final = SHARED
 _WARMUP = """
-import base64, marshal, sys, zlib
-for name, code in marshal.loads(zlib.decompress(base64.b85decode({packed!r}))):
-    module = sys.modules[name] = type(sys)(name)
-    exec(code, module.__dict__)
+import base64, marshal, zlib
+modules = marshal.loads(zlib.decompress(base64.b85decode({packed!r})))
+{execute}
 """
 _FIND: Final = b"import sys\njudge = sys.modules['evalbox.grade.inside.judge']\n"
 _MAIN: Final = _FIND + b"judge.main()\n"
@@ -160,7 +163,7 @@ def prepare(
 def _tried(runner: Runner, python: str, code: bytes, policy: Policy) -> Warm | None:
     """A template for the harness; None when this interpreter, or this host, has none."""
     packed = base64.b85encode(zlib.compress(code))
-    warm = Warm(_PRELOAD, warmup=_WARMUP.format(packed=packed))
+    warm = Warm(SHARED, warmup=_WARMUP.format(packed=packed, execute=_EXECUTE))
     plan = Plan((python, SCRIPT), files={SCRIPT: _FIND}, policy=policy, warm=warm)
     try:
         return warm if runner.run(plan).ok else None
